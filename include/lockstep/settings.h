@@ -1,0 +1,66 @@
+// Every setting of a run, as recipes, config.toml and --set name them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace lockstep {
+
+/// The settings, `section_name` for the setting "section.name". Ranges, choices and a line of text for each stand in
+/// src/train/settings.cpp; docs/settings.md lists them. A setting means the same at any rank count.
+struct Settings {
+  std::string data_dir;
+  bool data_shuffle = true;
+  int64_t data_seed = -1;  ///< -1: train_seed
+
+  std::string model_name = "sjnet";
+
+  int64_t train_epochs = 10;
+  int64_t train_max_steps = 0;  ///< 0: no limit
+  int64_t train_global_batch = 64;  ///< images a step over all ranks
+  int64_t train_seed = 0;
+
+  std::string optim_name = "sgd";
+  double optim_lr = 0.01;
+  std::string optim_lr_scale = "none";  ///< with --batch-per-rank: none, linear or sqrt in the global batch
+  double optim_momentum = 0;
+  bool optim_nesterov = false;
+  double optim_weight_decay = 0;
+
+  int64_t eval_batch = 64;
+  int64_t eval_every_epochs = 1;  ///< 0: never
+
+  int64_t log_every_steps = 100;  ///< 0: never
+
+  int64_t ddp_bucket_bytes = 256 * 1024;
+};
+
+/// A recipe of the binary by its name, or a TOML file (a name with a slash or ending in .toml). Settings it leaves out keep their
+/// defaults. Throws Error: usage for an unknown recipe, setting, or bad value (with the place in the file and the nearest name);
+/// missing or io for a file that cannot be read.
+Settings load_recipe(const std::string& name_or_file);
+
+/// Applies "section.key=value". Throws Error (usage) naming the setting, the value and what is allowed.
+void apply_setting(Settings& settings, const std::string& assignment);
+
+/// Throws Error (usage) for settings that contradict each other.
+void check_settings(const Settings& settings);
+
+/// A TOML file that gives these settings again, every one of them, with a comment for each.
+std::string to_toml(const Settings& settings);
+
+/// Names and values as a person reads them, in the order of the file.
+std::vector<std::pair<std::string, std::string>> setting_values(const Settings& settings);
+
+std::vector<std::string> recipe_names();
+
+struct SettingHelp {
+  std::string name;     ///< section.key
+  std::string text;     ///< what it is
+  std::string allowed;  ///< its range or choices
+};
+std::vector<SettingHelp> setting_help();
+
+}  // namespace lockstep

@@ -1,0 +1,35 @@
+// A whole training run.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "lockstep/evaluator.h"
+#include "lockstep/settings.h"
+
+namespace lockstep {
+
+class World;
+
+struct TrainRequest {
+  Settings settings;
+  std::string recipe = "recipe";  ///< its name, for the banner and the default folder
+  std::string out;                ///< the run folder; empty: runs/RECIPE-YYYYMMDD-HHMMSS
+  bool overwrite = false;         ///< replace a run that `out` holds
+  bool quiet = false;             ///< nothing on the console but warnings and errors
+};
+
+struct TrainResult {
+  std::string out;  ///< the run folder (on rank 0)
+  int64_t steps = 0;
+  std::optional<Evaluation> last;  ///< the last evaluation, if any was asked for
+};
+
+/// Collective: trains as the settings say and leaves the run folder on rank 0: config.toml, metrics.jsonl, TensorBoard events, the
+/// weights of each epoch (MODEL_EPOCH.pth) and the last ones (final.pth).
+/// Wrong settings, data or folders end in the same AgreedError on every rank, before the first step and with nothing
+/// written or removed; an Error that only one rank sees (a full disk) is thrown there, and the caller ends the job by World::abort.
+TrainResult train(World& world, const TrainRequest& request);
+
+}  // namespace lockstep

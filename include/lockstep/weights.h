@@ -1,0 +1,36 @@
+// Named tensors in files that Python opens: .pth.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace torch::nn {
+class Module;
+}
+
+namespace lockstep {
+
+/// Names and tensors in order, as a Python state_dict.
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// The parameters and buffers of a module under the names Python's state_dict gives them, sharing storage with the
+/// module.
+NamedTensors state_dict(const torch::nn::Module& module);
+
+/// Copies `tensors` into the module, as load_state_dict(strict=True). Throws Error (ExitCode::damaged) naming the first
+/// missing, unexpected or differently shaped tensor, before anything is changed.
+void load_state_dict(torch::nn::Module& module, const NamedTensors& tensors, const std::string& where);
+
+/// Writes a dict of tensors that `torch.load(path, weights_only=True)` reads; durable: written aside, fsynced, renamed,
+/// folder fsynced, so `path` holds the old or the new weights and never a torn file. Local. Throws Error
+/// (ExitCode::io).
+void save_pth(const std::string& path, const NamedTensors& tensors);
+
+/// Reads a dict of tensors written by save_pth or by Python's `torch.save(dict(...))`.
+/// Throws Error: ExitCode::missing, ExitCode::damaged (not such a file, or torn), ExitCode::io.
+NamedTensors load_pth(const std::string& path);
+
+}  // namespace lockstep

@@ -1,0 +1,95 @@
+// The job that this process is part of: its MPI ranks, from start to end.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <c10/util/intrusive_ptr.h>
+
+#include "lockstep/error.h"
+
+namespace c10d {
+class ProcessGroup;
+}
+
+namespace lockstep {
+
+/// An error that all ranks know of: thrown on every rank by World::together, so the job can end in order.
+class AgreedError : public Error {
+ public:
+  AgreedError(const Error& error, int rank) : Error(error), rank_(rank) {}
+  int rank() const { return rank_; }  ///< the rank it happened on, which reports it
+
+ private:
+  int rank_;
+};
+
+/// Starts MPI when built and ends it when destroyed, so there is at most one World in a process, ever.
+///
+///     lockstep::World world;                       // under mpirun, srun, or alone (one rank)
+///     auto mean = ...; world.process_group()->allreduce(...);
+///
+/// A World is used from the thread that built it. Errors of collective calls are thrown as `Error`
+/// with ExitCode::rank_lost. Destroying a World while an exception unwinds does not wait for other ranks: call
+/// `abort` for that.
+class World {
+ public:
+  struct Options {
+    /// LibTorch's threads on this rank; 0: the cores of the affinity mask divided by the local ranks that share them.
+    int threads = 0;
+  };
+
+  /// Collective: every rank of the job builds its World. Throws Error (ExitCode::launch) when MPI cannot serialise
+  /// calls from several threads, or when the launcher started more tasks than MPI sees (ranks that each think they are alone).
+  World();
+  explicit World(const Options& options);
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  int rank() const;        ///< 0 … size() - 1
+  int size() const;        ///< number of ranks in the job, at least 1
+  int local_rank() const;  ///< rank among the ranks of this host
+  int local_size() const;  ///< number of ranks on this host
+  int hosts() const;       ///< number of hosts in the job
+  const std::string& host() const;  ///< name of this host
+  int cores() const;       ///< cores in the affinity mask of this rank
+  int threads() const;     ///< LibTorch's intra-op threads on this rank
+  void set_threads(int threads);    ///< local; 0 as in Options
+
+  /// The c10d process group over MPI with all ranks, made on the first call (collective), alive as long as the World.
+  /// Include <torch/csrc/distributed/c10d/ProcessGroup.hpp> to use it.
+  const c10::intrusive_ptr<c10d::ProcessGroup>& process_group();
+
+  /// Collective: returns when every rank has called it.
+  void barrier();
+
+  /// Collective: the texts of all ranks in rank order, on every rank.
+  std::vector<std::string> all_gather(const std::string& text);
+
+  /// Collective: the `bytes` bytes at `data` on `root` replace those on all other ranks.
+  void broadcast(void* data, std::size_t bytes, int root = 0);
+
+  /// Collective: each value becomes its sum over all ranks, added in double; equal lengths on all ranks.
+  void sum(std::span<double> values);
+  void sum(std::span<int64_t> values);
+
+  /// Collective: runs `work` on this rank, then agrees: when it threw on any rank, every rank throws AgreedError with the
+  /// lowest such rank's error. Nothing in `work` may be collective.
+  void together(const std::function<void()>& work);
+
+  /// Local: ends the whole job with `code`. When MPI_Abort does not end this process within
+  /// `grace_s` seconds, `_exit(code)` does.
+  [[noreturn]] void abort(int code, double grace_s = 5) noexcept;
+
+  struct Impl;
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lockstep

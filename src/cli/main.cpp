@@ -1,0 +1,69 @@
+// The command `lockstep`.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <map>
+
+#include "cli/commands.h"
+#include "cli/report.h"
+#include "lockstep/version.h"
+#include "lockstep/world.h"
+#include "train/nearest.h"
+#include "world/launcher.h"
+
+namespace {
+
+using lockstep::Words;
+
+constexpr const char* kUsage = R"(Lockstep trains LibTorch models in parallel over MPI ranks.
+
+  lockstep train      train a network on CIFAR-10
+  lockstep evaluate   exact test loss and accuracy of a run or a file of weights
+  lockstep info       what a run or a file of weights holds
+  lockstep data       get, check or make the data set
+  lockstep --version  versions of Lockstep, LibTorch, MPI and the compiler
+
+`lockstep COMMAND --help` lists the flags of a command. Several ranks: mpirun -n 4 lockstep train …
+)";
+
+const std::map<std::string, int (*)(const Words&)>& commands() {
+  static const std::map<std::string, int (*)(const Words&)> all = {{"train", &lockstep::train_command},
+                                                                   {"evaluate", &lockstep::evaluate_command},
+                                                                   {"info", &lockstep::info_command},
+                                                                   {"data", &lockstep::data_command}};
+  return all;
+}
+
+int run(const Words& words) {
+  const std::string first = words.empty() ? "--help" : words[0];
+  const bool speaks = lockstep::launcher_rank() == 0;
+  if (first == "--help" || first == "-h" || first == "help") {
+    if (speaks) std::fputs(kUsage, stdout);
+    return 0;
+  }
+  if (first == "--version") {
+    if (speaks) std::fputs(lockstep::versions().c_str(), stdout);
+    return 0;
+  }
+  const auto command = commands().find(first);
+  if (command == commands().end()) {
+    std::vector<std::string> names;
+    for (const auto& [name, function] : commands()) names.push_back(name);
+    throw lockstep::Error(lockstep::ExitCode::usage, fmt::format("no command is called '{}'", first),
+                          lockstep::did_you_mean(first, names) + "all commands: lockstep --help");
+  }
+  return command->second(Words(words.begin() + 1, words.end()));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(Words(argv + 1, argv + argc));
+  } catch (...) {
+    // Before or without MPI: every rank is here for the same reason, and the first one speaks.
+    const lockstep::Error error = lockstep::current_error();
+    if (lockstep::launcher_rank() == 0) lockstep::print_error(error, "");
+    return static_cast<int>(error.code());
+  }
+}

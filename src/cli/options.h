@@ -1,0 +1,20 @@
+// Reading a subcommand's flags, by cxxopts, with our errors.
+#pragma once
+
+// A comma in a value is part of it (paths, lists to come).
+#define CXXOPTS_VECTOR_DELIMITER '\0'
+#include <cxxopts.hpp>
+#include <optional>
+
+#include "cli/commands.h"
+
+namespace lockstep {
+
+/// Parses `words` with `options`, to which --help is added. Nothing when help was asked for: it has then been printed by the
+/// first rank. Throws Error (usage) for an unknown flag (with the nearest one) or a value that does not fit.
+std::optional<cxxopts::ParseResult> parse(cxxopts::Options& options, const Words& words, const std::string& more_help = "");
+
+/// Whether --help or -h is among the words: then it is printed and nothing is started.
+bool wants_help(const Words& words);
+
+}  // namespace lockstep

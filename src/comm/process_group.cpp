@@ -1,0 +1,21 @@
+// World::process_group lives here, not in the world room: world knows nothing of c10d.
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include "comm/mpi/mpi_backend.h"
+#include "world/world_impl.h"
+
+namespace lockstep {
+
+const c10::intrusive_ptr<c10d::ProcessGroup>& World::process_group() {
+  using Group = c10::intrusive_ptr<c10d::ProcessGroup>;
+  if (!impl_->process_group) {
+    auto backend = c10::make_intrusive<MpiBackend>(impl_->comm, impl_->rank, impl_->size);
+    auto group = c10::make_intrusive<c10d::ProcessGroup>(impl_->rank, impl_->size);
+    group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM, backend);
+    group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
+    impl_->process_group = std::make_shared<Group>(std::move(group));
+  }
+  return *std::static_pointer_cast<Group>(impl_->process_group);
+}
+
+}  // namespace lockstep

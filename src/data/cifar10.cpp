@@ -1,0 +1,181 @@
+#include "lockstep/cifar10.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "data/synthetic.h"
+#include "lockstep/error.h"
+#include "log/text.h"
+#include "store/files.h"
+
+namespace lockstep {
+namespace {
+
+std::vector<std::string> file_names(Cifar10::Split split) {
+  if (split == Cifar10::Split::test) return {"test_batch.bin"};
+  return {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"};
+}
+
+std::string fetch_hint(const std::string& folder) {
+  return fmt::format("`lockstep data fetch` gets a good copy; `lockstep data check --data-dir '{}'` looks at all files",
+                     folder);
+}
+
+// Exactly torchvision's ToTensor: a division in float32, not a product with 1/255, which differs in the last bit.
+void to_unit(const uint8_t* __restrict from, float* __restrict to) {
+  for (int64_t i = 0; i < Cifar10::kPixels; ++i) to[i] = static_cast<float>(from[i]) / 255.0f;
+}
+
+}  // namespace
+
+// A mapped file.
+struct Cifar10::File {
+  File(const std::string& name, const std::string& folder);
+  ~File() { ::munmap(const_cast<uint8_t*>(bytes), static_cast<std::size_t>(size)); }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  int64_t check_records(const std::string& folder) const;
+
+  std::string path;
+  const uint8_t* bytes = nullptr;
+  int64_t size = 0;
+  bool synthetic = false;
+};
+
+Cifar10::File::File(const std::string& name, const std::string& folder)
+    : path((std::filesystem::path(folder) / name).string()) {
+  const Descriptor file = open_file(path, O_RDONLY);
+  if (!file && (errno == ENOENT || errno == ENOTDIR)) {
+    throw Error(ExitCode::missing, fmt::format("the data file {} is missing", path), fetch_hint(folder));
+  }
+  struct stat status {};
+  if (!file || ::fstat(file.number(), &status) != 0) throw file_error("read", path, errno);
+  if (!S_ISREG(status.st_mode)) {
+    throw Error(ExitCode::io, fmt::format("cannot read {}: not a regular file", path), fetch_hint(folder));
+  }
+  size = status.st_size;
+  if (size == 0) {
+    throw Error(ExitCode::damaged,
+                fmt::format("{} is empty (0 bytes, expected {})", path, grouped(kRecordsPerFile * kRecordBytes)),
+                fetch_hint(folder));
+  }
+  void* mapped = ::mmap(nullptr, static_cast<std::size_t>(size), PROT_READ, MAP_SHARED, file.number(), 0);
+  if (mapped == MAP_FAILED) throw file_error("map", path, errno);
+  bytes = static_cast<const uint8_t*>(mapped);
+}
+
+// Says how many records the file holds, having checked that the size is right and every label is a class.
+int64_t Cifar10::File::check_records(const std::string& folder) const {
+  int64_t expected = kRecordsPerFile;
+  if (synthetic) {
+    uint64_t count = 0;
+    for (int byte = 7; byte >= 0; --byte) {
+      count = count << 8 | bytes[1 + kSyntheticSignature.size() + static_cast<std::size_t>(byte)];
+    }
+    // A count that no file could hold is as wrong as any other; the cap only keeps the product in range.
+    expected = static_cast<int64_t>(std::min<uint64_t>(count, uint64_t{1} << 40));
+  }
+  if (size != expected * kRecordBytes) {
+    const char* what = size < expected * kRecordBytes ? "truncated" : "too large";
+    throw Error(ExitCode::damaged,
+                fmt::format("{} is {}: {} bytes, expected {} ({} records of {} bytes)", path, what, grouped(size),
+                            grouped(expected * kRecordBytes), grouped(expected), grouped(kRecordBytes)),
+                synthetic ? "make it again with `lockstep data synthesize`" : fetch_hint(folder));
+  }
+  // Labels first as a whole, so the loop has no branch: it touches nearly every page of the file.
+  uint8_t largest = 0;
+  for (int64_t i = 0; i < expected; ++i) largest = std::max(largest, bytes[i * kRecordBytes]);
+  if (largest >= kClasses.size()) {
+    int64_t i = 0;
+    while (bytes[i * kRecordBytes] < kClasses.size()) ++i;
+    throw Error(ExitCode::damaged,
+                fmt::format("{}: record {} has the label {}, expected 0 to {}", path, grouped(i),
+                            bytes[i * kRecordBytes], kClasses.size() - 1),
+                fetch_hint(folder));
+  }
+  return expected;
+}
+
+std::string Cifar10::find(const std::string& dir) {
+  const auto inner = std::filesystem::path(dir) / "cifar-10-batches-bin";
+  for (const auto& folder : {std::filesystem::path(dir), inner}) {
+    std::error_code ignored;
+    if (std::filesystem::exists(folder / "data_batch_1.bin", ignored) ||
+        std::filesystem::exists(folder / "test_batch.bin", ignored)) {
+      return folder.string();
+    }
+  }
+  throw Error(
+      ExitCode::missing, fmt::format("no CIFAR-10 files (data_batch_1.bin, …) in {} or {}", dir, inner.string()),
+      fmt::format(
+          "`lockstep data fetch --out '{0}'` gets them; without a network, `lockstep data synthesize --out '{0}'` "
+          "makes a stand-in",
+          dir));
+}
+
+Cifar10 Cifar10::open(const std::string& folder, Split split) {
+  Cifar10 data;
+  data.folder_ = folder;
+  for (const std::string& name : file_names(split)) {
+    auto file = std::make_shared<File>(name, folder);
+    file->synthetic = file->size >= kRecordBytes &&
+                      std::memcmp(file->bytes + 1, kSyntheticSignature.data(), kSyntheticSignature.size()) == 0;
+    const int64_t records = file->check_records(folder);
+    if (data.files_.empty()) {
+      data.synthetic_ = file->synthetic;
+      data.records_per_file_ = records;
+    } else if (file->synthetic != data.synthetic_) {
+      throw Error(ExitCode::damaged,
+                  fmt::format("{} and {} do not belong together: one is synthetic, the other is not",
+                              data.files_[0]->path, file->path),
+                  "keep real and synthetic data in folders of their own");
+    } else if (records != data.records_per_file_) {
+      throw Error(ExitCode::damaged,
+                  fmt::format("{} holds {} records, expected {} as in {}", file->path, grouped(records),
+                              grouped(data.records_per_file_), data.files_[0]->path),
+                  "make the set again with `lockstep data synthesize`");
+    }
+    data.files_.push_back(std::move(file));
+    data.size_ += records;
+  }
+  return data;
+}
+
+const uint8_t* Cifar10::record(int64_t index) const {
+  if (index < 0 || index >= size_) {
+    throw Error(ExitCode::internal, fmt::format("image {} is outside a set of {}", index, size_));
+  }
+  const File& file = *files_[static_cast<std::size_t>(index / records_per_file_)];
+  return file.bytes + index % records_per_file_ * kRecordBytes;
+}
+
+void Cifar10::batch(std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) const {
+  const auto count = static_cast<int64_t>(indices.size());
+  const auto fits = [](const at::Tensor& tensor, at::ScalarType type, at::IntArrayRef shape) {
+    return tensor.defined() && tensor.is_cpu() && tensor.scalar_type() == type && tensor.sizes() == shape &&
+           tensor.is_contiguous() && !tensor.requires_grad();
+  };
+  if (!fits(images, at::kFloat, {count, 3, 32, 32})) images = at::empty({count, 3, 32, 32}, at::kFloat);
+  if (!fits(labels, at::kLong, {count})) labels = at::empty({count}, at::kLong);
+  float* image = images.mutable_data_ptr<float>();
+  int64_t* label = labels.mutable_data_ptr<int64_t>();
+  for (const int64_t index : indices) {
+    const uint8_t* bytes = record(index);
+    *label++ = *bytes;
+    to_unit(bytes + 1, image);
+    image += kPixels;
+  }
+}
+
+}  // namespace lockstep

@@ -1,0 +1,183 @@
+#include "store/files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+
+namespace lockstep {
+namespace {
+
+// Bytes per write(2): Linux takes at most about 2 GiB at once.
+constexpr std::size_t kLargestWrite = std::size_t{1} << 30;
+
+std::string reason(int error_number) { return std::generic_category().message(error_number); }
+
+std::string folder_of(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+std::string hint_for(int error_number, const std::string& path) {
+  switch (error_number) {
+    case ENOSPC:
+    case EDQUOT:
+      return fmt::format("free some space (see `df -h '{}'`) or choose another folder", folder_of(path));
+    case EFBIG:
+      return "raise the limit on file sizes (see `ulimit -f`)";
+    case EACCES:
+    case EPERM:
+      return fmt::format("check the permissions (see `ls -ld '{}'`) or choose another folder", folder_of(path));
+    case EROFS:
+      return "the file system is mounted read-only; choose another folder";
+    case ENOENT:
+    case ENOTDIR:
+      return fmt::format("check that the folder {} exists", folder_of(path));
+    case EEXIST:
+      return "choose another name, or remove what is there";
+    case EISDIR:
+      return "this is a folder; give the name of a file";
+    default:
+      return "check the disk and its messages in the system log";
+  }
+}
+
+// False with errno when not every byte could be written.
+bool write_all(int descriptor, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor, bytes.data(), std::min(bytes.size(), kLargestWrite));
+    if (written < 0 && errno == EINTR) continue;
+    if (written == 0) errno = EIO;
+    if (written <= 0) return false;
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return true;
+}
+
+bool sync(int descriptor) {
+  int result;
+  do result = ::fsync(descriptor);
+  while (result != 0 && errno == EINTR);
+  return result == 0;
+}
+
+// Makes a rename in the folder durable. Some network file systems cannot fsync a folder and say EINVAL: nothing to be
+// done there.
+bool sync_folder(const std::string& folder) {
+  Descriptor descriptor = open_file(folder, O_RDONLY | O_DIRECTORY);
+  return descriptor && (sync(descriptor.number()) || errno == EINVAL) && descriptor.close();
+}
+
+// A new empty file beside `path`: its name and its descriptor.
+std::pair<std::string, Descriptor> open_beside(const std::string& path) {
+  static std::atomic<unsigned> counter{0};
+  for (;;) {
+    std::string name = fmt::format("{}.tmp-{}-{}", path, ::getpid(), counter++);
+    Descriptor file = open_file(name, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    if (file || errno != EEXIST) return {std::move(name), std::move(file)};
+  }
+}
+
+}  // namespace
+
+Error file_error(std::string_view doing, const std::string& path, int error_number) {
+  return Error(ExitCode::io, fmt::format("cannot {} {}: {}", doing, path, reason(error_number)),
+               hint_for(error_number, path));
+}
+
+Descriptor::~Descriptor() {
+  if (number_ >= 0) ::close(number_);
+}
+
+bool Descriptor::close() { return ::close(std::exchange(number_, -1)) == 0 || errno == EINTR; }
+
+Descriptor open_file(const std::string& path, int flags, unsigned mode) {
+  int number;
+  do number = ::open(path.c_str(), flags | O_CLOEXEC, static_cast<mode_t>(mode));
+  while (number < 0 && errno == EINTR);
+  return Descriptor(number);
+}
+
+void write_durably(const std::string& path, std::string_view bytes) {
+  auto [temporary, file] = open_beside(path);
+  if (!file) throw file_error("write", path, errno);
+  const bool moved = write_all(file.number(), bytes) && sync(file.number()) && file.close() &&
+                     ::rename(temporary.c_str(), path.c_str()) == 0;
+  if (!moved) {
+    const int error_number = errno;
+    ::unlink(temporary.c_str());
+    throw file_error("write", path, error_number);
+  }
+  if (!sync_folder(folder_of(path))) throw file_error("make durable", path, errno);
+}
+
+std::string read_file(const std::string& path) {
+  const Descriptor file = open_file(path, O_RDONLY);
+  if (!file) {
+    if (errno == ENOENT || errno == ENOTDIR) {
+      throw Error(ExitCode::missing, fmt::format("there is no file {}", path), "check the path");
+    }
+    throw file_error("read", path, errno);
+  }
+  std::string bytes;
+  struct stat status;
+  if (::fstat(file.number(), &status) == 0 && status.st_size > 0) {
+    bytes.reserve(static_cast<std::size_t>(status.st_size) + 1);
+  }
+  std::size_t size = 0;
+  for (;;) {
+    if (size == bytes.size()) bytes.resize(std::max(bytes.capacity(), size + (std::size_t{1} << 16)));
+    const ssize_t got = ::read(file.number(), bytes.data() + size, std::min(bytes.size() - size, kLargestWrite));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw file_error("read", path, errno);
+    if (got == 0) break;
+    size += static_cast<std::size_t>(got);
+  }
+  bytes.resize(size);
+  return bytes;
+}
+
+void make_folder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (!error && !std::filesystem::is_directory(path, error) && !error) error.assign(ENOTDIR, std::generic_category());
+  if (error) throw file_error("make the folder", path, error.value());
+}
+
+AppendFile::AppendFile(std::string path, Mode mode)
+    : path_(std::move(path)),
+      file_(open_file(path_, O_RDWR | O_CREAT | O_APPEND | (mode == Mode::create ? O_EXCL : 0), 0666)) {
+  if (!file_) throw file_error("write", path_, errno);
+  size_ = std::max<int64_t>(0, ::lseek(file_.number(), 0, SEEK_END));  // a device or pipe has no size
+}
+
+void AppendFile::append(std::string_view bytes) {
+  if (!write_all(file_.number(), bytes)) {
+    const int error_number = errno;
+    // Best effort: without it, the next append would follow a torn record. (A device such as /dev/full cannot be cut.)
+    [[maybe_unused]] const int ignored = ::ftruncate(file_.number(), size_);
+    throw file_error("write", path_, error_number);
+  }
+  size_ += static_cast<int64_t>(bytes.size());
+}
+
+void AppendFile::cut_torn_line() {
+  int64_t end = size_;
+  char byte = 0;
+  while (end > 0) {
+    if (::pread(file_.number(), &byte, 1, end - 1) != 1) throw file_error("read", path_, errno);
+    if (byte == '\n') break;
+    --end;
+  }
+  if (end == size_) return;
+  if (::ftruncate(file_.number(), end) != 0) throw file_error("write", path_, errno);
+  size_ = end;
+}
+
+}  // namespace lockstep

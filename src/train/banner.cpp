@@ -1,0 +1,77 @@
+#include "train/banner.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "lockstep/cifar10.h"
+#include "lockstep/version.h"
+#include "lockstep/world.h"
+#include "log/text.h"
+
+namespace lockstep {
+namespace {
+
+// "a: 2, b: 2", and long lists cut short.
+std::string hosts_text(const std::vector<std::string>& hosts) {
+  std::map<std::string, int> ranks;
+  for (const std::string& host : hosts) ++ranks[host];
+  std::vector<std::string> parts;
+  for (const auto& [host, count] : ranks) {
+    if (parts.size() == 8) {
+      parts.push_back("…");
+      break;
+    }
+    parts.push_back(fmt::format("{}: {}", host, count));
+  }
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+std::string network_table(const NamedTensors& parameters) {
+  int64_t total = 0;
+  std::string rows;
+  for (const auto& [name, tensor] : parameters) {
+    total += tensor.numel();
+    const std::string shape = fmt::format("{}", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), "x"));
+    rows += fmt::format("    {:<24} {:<14} {:>10}\n", name, shape, grouped(tensor.numel()));
+  }
+  return fmt::format("{} parameters\n{}", grouped(total), rows);
+}
+
+}  // namespace
+
+std::string banner(World& world, const Settings& settings, const Plan& plan, const NamedTensors& parameters,
+                   const Cifar10& train_set, const Cifar10& test_set, const BannerFacts& facts) {
+  const auto hosts = world.all_gather(world.host());
+  const auto threads = world.all_gather(fmt::format("{} (of {} cores)", world.threads(), world.cores()));
+  const auto oversubscribed = world.all_gather(world.threads() > world.cores() ? "x" : "");
+  if (world.rank() != 0) return "";
+
+  const std::string synthetic = train_set.synthetic() || test_set.synthetic() ? "SYNTHETIC " : "";
+  const bool same_threads = std::all_of(threads.begin(), threads.end(), [&](const auto& text) { return text == threads[0]; });
+  std::string text = fmt::format("lockstep {} · recipe {}\n", version(), facts.recipe);
+  const auto row = [&](const char* name, const std::string& value) { text += fmt::format("  {:<9} {}\n", name, value); };
+  row("ranks", fmt::format("{} on {} host{} ({})", world.size(), world.hosts(), world.hosts() == 1 ? "" : "s", hosts_text(hosts)));
+  row("threads", (same_threads ? threads[0] : fmt::format("{}", fmt::join(threads, ", "))) + " a rank");
+  if (std::find(oversubscribed.begin(), oversubscribed.end(), "x") != oversubscribed.end()) {
+    row("warning", "more threads than cores on a rank: slower than fewer threads (see --threads, and mpirun's --bind-to)");
+  }
+  row("device", "cpu");
+  row("data", fmt::format("{}{}: {} training and {} test images", synthetic, train_set.folder(), grouped(train_set.size()),
+                          grouped(test_set.size())));
+  row("batch", fmt::format("{} images a step, {} on each rank", settings.train_global_batch, plan.batch_per_rank));
+  row("steps", fmt::format("{} an epoch, {} in all", grouped(plan.steps_per_epoch), grouped(plan.total_steps)));
+  row("rate", fmt::format("{} ({}, momentum {}{}, weight decay {})", settings.optim_lr, settings.optim_name,
+                          settings.optim_momentum, settings.optim_nesterov ? " Nesterov" : "", settings.optim_weight_decay));
+  row("run", facts.out);
+  if (!facts.fault.empty()) row("FAULT", facts.fault + " (planted by LOCKSTEP_FAULT)");
+  text += "  settings\n";
+  for (const auto& [name, value] : setting_values(settings)) text += fmt::format("    {:<24} {}\n", name, value);
+  text += fmt::format("  network   {}, {}", settings.model_name, network_table(parameters));
+  return text;
+}
+
+}  // namespace lockstep

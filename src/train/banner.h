@@ -1,0 +1,25 @@
+// What a person reads before the first step.
+#pragma once
+
+#include <string>
+
+#include "lockstep/settings.h"
+#include "lockstep/weights.h"
+#include "train/plan.h"
+
+namespace lockstep {
+
+class Cifar10;
+class World;
+
+struct BannerFacts {
+  std::string recipe;
+  std::string out;
+  std::string fault;  ///< planted for a test; empty: none
+};
+
+/// Collective: the text of several lines, on rank 0; empty elsewhere.
+std::string banner(World& world, const Settings& settings, const Plan& plan, const NamedTensors& parameters,
+                   const Cifar10& train_set, const Cifar10& test_set, const BannerFacts& facts);
+
+}  // namespace lockstep

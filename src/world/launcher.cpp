@@ -1,0 +1,33 @@
+#include "world/launcher.h"
+
+#include <cstdlib>
+
+namespace lockstep {
+namespace {
+
+int number(const char* variable, int otherwise) {
+  const char* text = std::getenv(variable);
+  if (text == nullptr || *text == '\0') return otherwise;
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  return *end == '\0' ? static_cast<int>(value) : otherwise;
+}
+
+}  // namespace
+
+int launcher_rank() {
+  for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    const int rank = number(variable, -1);
+    if (rank >= 0) return rank;
+  }
+  // Only in a step of srun does SLURM_PROCID speak of tasks; in the batch shell it is always 0.
+  return number("SLURM_STEP_NUM_TASKS", 0) > 0 ? number("SLURM_PROCID", 0) : 0;
+}
+
+int unseen_tasks(int mpi_size) {
+  if (mpi_size > 1 || std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) return 0;
+  const int tasks = number("SLURM_STEP_NUM_TASKS", 1);
+  return tasks > 1 ? tasks : 0;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,31 @@
+// What World keeps; for the world and comm rooms only.
+#pragma once
+
+#include <mpi.h>
+
+#include <memory>
+#include <string>
+
+#include "lockstep/world.h"
+
+namespace lockstep {
+
+struct World::Impl {
+  MPI_Comm comm = MPI_COMM_NULL;  // a duplicate of MPI_COMM_WORLD that returns errors
+  int rank = 0;
+  int size = 1;
+  int local_rank = 0;
+  int local_size = 1;
+  int hosts = 1;
+  std::string host;
+  int cores = 1;
+  int sharers = 1;  // local ranks whose affinity mask overlaps ours, this one included
+  int threads = 1;
+  std::shared_ptr<void> process_group;  // a c10::intrusive_ptr<c10d::ProcessGroup>; comm makes it, and it goes before MPI
+  int exceptions_at_start = 0;
+};
+
+/// Throws Error (rank_lost) with MPI's own text when `code` is not MPI_SUCCESS.
+void check_mpi(int code, const char* operation);
+
+}  // namespace lockstep

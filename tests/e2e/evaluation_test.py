@@ -1,0 +1,37 @@
+"""Evaluation is exact: the same digits at any number of ranks."""
+
+import json
+import unittest
+
+from lockstep_runner import LockstepTest
+
+
+class EvaluationTest(LockstepTest):
+    def evaluate(self, run, data, ranks, *words):
+        return self.done("evaluate", run, "--data-dir", data, "--threads", "1", *words, ranks=ranks).stdout
+
+    def assert_same_digits(self, data, ranks_list, *words):
+        run = self.folder / "run"
+        self.train(run, "--max-steps", "20", "--set", "optim.momentum=0.9", "--set", "eval.every_epochs=0", data=data)
+        first_text, first_json = self.evaluate(run, data, 0, *words), self.evaluate(run, data, 0, "--json", *words)
+        print(first_text)
+        result = json.loads(first_json)
+        self.assertEqual(sum(kind["images"] for kind in result["classes"].values()), result["images"])
+        self.assertEqual(sum(kind["correct"] for kind in result["classes"].values()), round(result["test_accuracy"] * result["images"]))
+        for ranks in ranks_list:
+            self.assertEqual(self.evaluate(run, data, ranks, *words), first_text, f"{ranks} ranks")
+            self.assertEqual(self.evaluate(run, data, ranks, "--json", *words), first_json, f"{ranks} ranks")
+
+    def test_the_digits_are_the_same_on_1_2_3_and_4_ranks(self):  # ctest: ranks=4 timeout=120
+        self.assert_same_digits(self.real_data(), (1, 2, 3, 4))
+
+    def test_the_digits_are_the_same_with_fewer_batches_than_ranks(self):  # ctest: ranks=4
+        # 100 images are two batches: of three ranks one has nothing to do.
+        self.assert_same_digits(self.small_data(), (1, 3))
+
+    def test_the_digits_are_the_same_with_a_last_batch_of_one_image(self):  # ctest: ranks=4
+        self.assert_same_digits(self.small_data(), (2, 4), "--batch", "33")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,89 @@
+#include "lockstep/settings.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "lockstep/error.h"
+#include "train/nearest.h"
+
+namespace lockstep {
+namespace {
+
+std::string message_of(const std::function<void()>& work, ExitCode code = ExitCode::usage) {
+  try {
+    work();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code);
+    return std::string(error.what()) + " | " + error.hint();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return "";
+}
+
+Settings from_text(const std::string& text) {
+  const std::string path = testing::TempDir() + "/settings test.toml";
+  std::ofstream(path) << text;
+  return load_recipe(path);
+}
+
+TEST(Settings, TheTutorialIsUnshuffledPlainSgdWithBatch64) {
+  const Settings settings = load_recipe("tutorial");
+  EXPECT_FALSE(settings.data_shuffle);
+  EXPECT_EQ(settings.train_global_batch, 64);
+  EXPECT_EQ(settings.optim_lr, 0.01);
+  EXPECT_EQ(settings.optim_momentum, 0);
+  EXPECT_EQ(settings.train_epochs, 10);
+  EXPECT_EQ(settings.model_name, "sjnet");
+}
+
+TEST(Settings, SurviveARoundTripThroughTheirFile) {
+  Settings settings = load_recipe("tutorial");
+  for (const char* assignment : {"optim.lr=0.1", "optim.momentum=0.3333333333333333", "data.dir=a \"folder\" with\\slash and ü",
+                                 "data.seed=9007199254740993", "optim.weight_decay=5e-4", "data.shuffle=true"}) {
+    apply_setting(settings, assignment);
+  }
+  const Settings again = from_text(to_toml(settings));
+  EXPECT_EQ(setting_values(again), setting_values(settings));
+}
+
+TEST(Settings, AnUnknownNameIsAnsweredWithTheNearest) {
+  Settings settings;
+  EXPECT_NE(message_of([&] { apply_setting(settings, "optim.momentun=0.9"); }).find("did you mean 'optim.momentum'?"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] { apply_setting(settings, "lr=0.9"); }).find("did you mean 'optim.lr'?"), std::string::npos);
+  EXPECT_NE(message_of([&] { load_recipe("tutorail"); }).find("did you mean 'tutorial'?"), std::string::npos);
+}
+
+TEST(Settings, ValuesOutOfRangeOrOfAnotherTypeAreRefusedWithWhatIsAllowed) {
+  Settings settings;
+  for (const char* assignment :
+       {"optim.lr=-1", "optim.lr=nan", "optim.lr=fast", "optim.lr=", "train.global_batch=0", "train.global_batch=64.5",
+        "train.global_batch=99999999999999999999", "data.shuffle=yes", "model.name=resnet", "optim.momentum=1.5"}) {
+    EXPECT_NE(message_of([&] { apply_setting(settings, assignment); }).find("allowed:"), std::string::npos) << assignment;
+  }
+  message_of([&] { apply_setting(settings, "optim.lr"); });
+}
+
+TEST(Settings, AFileNamesTheLineOfItsMistake) {
+  EXPECT_NE(message_of([] { from_text("[train]\nepochs = 3\nepoch = 4\n"); }).find(".toml:3"), std::string::npos);
+  EXPECT_NE(message_of([] { from_text("[optim]\nlr = \"0.1\"\n"); }).find(".toml:2"), std::string::npos);
+  EXPECT_NE(message_of([] { from_text("[optim\n"); }).find(".toml:1"), std::string::npos);
+  EXPECT_NE(message_of([] { from_text("[model]\nname = 3\n"); }).find("allowed: one of: sjnet"), std::string::npos);
+}
+
+TEST(Settings, AMissingFileIsAMissingInput) { message_of([] { load_recipe("no/such.toml"); }, ExitCode::missing); }
+
+TEST(Settings, NesterovWantsMomentum) {
+  Settings settings;
+  apply_setting(settings, "optim.nesterov=true");
+  message_of([&] { check_settings(settings); });
+  apply_setting(settings, "optim.momentum=0.9");
+  check_settings(settings);
+}
+
+TEST(Nearest, IsSilentWhenNothingIsNear) { EXPECT_EQ(nearest("zzzzzz", {"tutorial", "tuned"}), ""); }
+
+}  // namespace
+}  // namespace lockstep
