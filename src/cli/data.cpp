@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdio>
-#include <optional>
 #include <string>
 
 #include "cli/commands.h"
@@ -15,7 +14,6 @@
 #include "log/text.h"
 
 namespace lockstep {
-
 namespace {
 
 constexpr const char* kUsage = R"(Usage: lockstep data COMMAND [OPTION...]
@@ -28,14 +26,14 @@ Commands:
 `lockstep data COMMAND --help` lists a command's options.
 )";
 
-// Nothing when help was asked for, and printed.
-std::optional<cxxopts::ParseResult> parse_flags(cxxopts::Options& options, const Words& words) {
-  auto result = parse(options, words);
+// Sets the variables that the options name. False when help was asked for, and printed.
+bool parse_flags(cxxopts::Options& options, const Words& words) {
+  const auto result = parse(options, words);
   if (result && !result->unmatched().empty()) {
     throw Error(ExitCode::usage, fmt::format("unexpected word '{}'", result->unmatched()[0]),
                 fmt::format("all flags: {} --help", options.program()));
   }
-  return result;
+  return result.has_value();
 }
 
 void print_split(const Cifar10& data, const char* name) {

@@ -1,0 +1,118 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/optim/sgd.h>
+
+#include "lockstep/ddp.h"
+#include "mpi_main.h"
+
+namespace lockstep {
+namespace {
+
+struct Mlp : torch::nn::Module {
+  Mlp() {
+    first = register_module("first", torch::nn::Linear(6, 16));
+    second = register_module("second", torch::nn::Linear(16, 3));
+  }
+  at::Tensor forward(const at::Tensor& x) { return second->forward(first->forward(x).relu()); }
+  torch::nn::Linear first{nullptr};
+  torch::nn::Linear second{nullptr};
+};
+
+// Twelve rows: 1, 2, 3 and 4 ranks all divide them.
+at::Tensor inputs() { return at::arange(72, at::kFloat).reshape({12, 6}).sin(); }
+at::Tensor targets() { return at::arange(12, at::kLong).remainder(3); }
+at::Tensor share(const at::Tensor& rows) { return rows.chunk(world().size())[static_cast<size_t>(world().rank())]; }
+
+TEST(DistributedDataParallel, StartsFromTheValuesOfRankZero) {
+  at::manual_seed(static_cast<uint64_t>(world().rank()));  // every rank draws its own
+  auto net = std::make_shared<Mlp>();
+  DistributedDataParallel ddp(world(), net);
+  at::manual_seed(0);
+  const Mlp reference;
+  EXPECT_TRUE(at::equal(net->first->weight, reference.first->weight));
+  EXPECT_TRUE(at::equal(net->second->bias, reference.second->bias));
+}
+
+TEST(DistributedDataParallel, TrainsAsOneProcessWithTheWholeBatch) {
+  at::manual_seed(5);
+  auto net = std::make_shared<Mlp>();
+  at::manual_seed(5);
+  Mlp alone;
+  DistributedDataParallel ddp(world(), net, {.bucket_bytes = 100});  // several buckets
+  torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
+  torch::optim::SGD reference(alone.parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
+  for (int step = 0; step < 10; ++step) {
+    const at::Tensor loss = at::cross_entropy_loss(ddp.forward(share(inputs())), share(targets()));
+    ddp.zero_grad();
+    loss.backward();
+    optimizer.step();
+    reference.zero_grad();
+    at::cross_entropy_loss(alone.forward(inputs()), targets()).backward();
+    reference.step();
+  }
+  const auto ours = net->parameters();
+  const auto theirs = alone.parameters();
+  for (size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(at::allclose(ours[i], theirs[i], 1e-5, 1e-6)) << i;
+}
+
+TEST(DistributedDataParallel, GradientsAreTheMeanOverRanks) {
+  auto net = std::make_shared<Mlp>();
+  DistributedDataParallel ddp(world(), net);
+  const at::Tensor output = ddp.forward(at::full({1, 6}, static_cast<float>(world().rank())));
+  output.sum().backward();
+  // d(sum)/d(second.bias) is 1 on every rank, and so is the mean.
+  EXPECT_TRUE(at::equal(net->second->bias.grad(), at::ones({3})));
+}
+
+struct Normed : torch::nn::Module {
+  Normed() { norm = register_module("norm", torch::nn::BatchNorm1d(6)); }
+  at::Tensor forward(const at::Tensor& x) { return norm->forward(x); }
+  torch::nn::BatchNorm1d norm{nullptr};
+};
+
+TEST(DistributedDataParallel, BuffersFollowRankZero) {
+  auto net = std::make_shared<Normed>();
+  DistributedDataParallel ddp(world(), net);
+  for (int step = 0; step < 2; ++step) {
+    ddp.forward(inputs() + world().rank()).sum().backward();
+    ddp.zero_grad();
+  }
+  // Rank 0's statistics after the first step reached all before the second.
+  ddp.forward(inputs()).sum().backward();
+  std::vector<double> mean = {net->norm->running_mean.sum().item<double>()};
+  const double mine = mean[0];
+  world().sum(mean);
+  EXPECT_NEAR(mean[0] / world().size(), mine, 1e-6);
+}
+
+TEST(DistributedDataParallel, WithoutGradientModeForwardIsTheModules) {
+  auto net = std::make_shared<Mlp>();
+  DistributedDataParallel ddp(world(), net);
+  const at::NoGradGuard guard;
+  EXPECT_TRUE(at::equal(ddp.forward(inputs()), net->forward(inputs())));
+}
+
+struct TwoHeads : torch::nn::Module {
+  TwoHeads() {
+    even = register_module("even", torch::nn::Linear(6, 2));
+    odd = register_module("odd", torch::nn::Linear(6, 2));
+  }
+  at::Tensor forward(const at::Tensor& x, bool use_odd) { return use_odd ? odd->forward(x) : even->forward(x); }
+  torch::nn::Linear even{nullptr};
+  torch::nn::Linear odd{nullptr};
+};
+
+TEST(DistributedDataParallel, UnusedParametersAreAllowedWhenAskedFor) {
+  auto net = std::make_shared<TwoHeads>();
+  DistributedDataParallel ddp(world(), net, {.find_unused_parameters = true});
+  for (int step = 0; step < 4; ++step) {
+    ddp.zero_grad();
+    ddp.forward(inputs(), (step + world().rank()) % 2 == 1).sum().backward();
+  }
+  SUCCEED();
+}
+
+}  // namespace
+}  // namespace lockstep

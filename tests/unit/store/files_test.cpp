@@ -1,0 +1,196 @@
+#include "store/files.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <functional>
+
+#include "../expect_error.h"
+#include "../temporary_folder.h"
+
+namespace lockstep {
+namespace {
+
+using test::bytes_of;
+using test::expect_error;
+using test::put_file;
+using test::TemporaryFolder;
+
+// Runs `work` in a child that may not write files of more than `bytes`. In the child gtest's expectations print; the
+// exit status says whether they held.
+void with_file_limit(rlim_t bytes, const std::function<void()>& work) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{bytes, bytes};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    work();
+    std::fflush(nullptr);
+    ::_exit(::testing::Test::HasFailure() ? 1 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
+}
+
+TEST(WriteDurably, MakesAndReplacesAFileAndLeavesNothingElse) {
+  TemporaryFolder folder;
+  const std::string path = folder / "wéights.pth";
+  write_durably(path, "old");
+  EXPECT_EQ(bytes_of(path), "old");
+  const std::string large(3'000'001, 'x');
+  write_durably(path, large);
+  EXPECT_EQ(bytes_of(path), large);
+  write_durably(path, "");
+  EXPECT_EQ(bytes_of(path), "");
+  EXPECT_EQ(folder.entries(), 1u);
+}
+
+TEST(WriteDurably, NeverShowsAReaderAPartOfTheNewFile) {
+  TemporaryFolder folder;
+  const std::string path = folder / "file";
+  write_durably(path, "old");
+  const int reader = ::open(path.c_str(), O_RDONLY);
+  write_durably(path, "newer");
+  char buffer[16] = {};
+  EXPECT_EQ(::read(reader, buffer, sizeof(buffer)), 3);  // the old file lives on for who holds it
+  EXPECT_STREQ(buffer, "old");
+  ::close(reader);
+}
+
+TEST(WriteDurably, FollowsTheUmask) {
+  TemporaryFolder folder;
+  const mode_t before = ::umask(027);
+  write_durably(folder / "file", "x");
+  ::umask(before);
+  struct stat status {};
+  ASSERT_EQ(::stat((folder / "file").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0640u);
+}
+
+TEST(WriteDurably, WorksInTheCurrentFolder) {
+  TemporaryFolder folder;
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  EXPECT_NO_THROW(write_durably("bare name", "x"));
+  std::filesystem::current_path(before);
+  EXPECT_EQ(bytes_of(folder / "bare name"), "x");
+}
+
+TEST(WriteDurably, StepsAroundTheTemporaryFileOfAKilledProcess) {
+  TemporaryFolder folder;
+  for (int i = 0; i < 300; ++i)
+    put_file(folder / ("file.tmp-" + std::to_string(::getpid()) + "-" + std::to_string(i)), "");
+  write_durably(folder / "file", "x");
+  EXPECT_EQ(bytes_of(folder / "file"), "x");
+}
+
+TEST(WriteDurably, SaysThatTheFolderIsMissing) {
+  TemporaryFolder folder;
+  expect_error(ExitCode::io, {folder / "no/file", "No such file or directory"},
+               [&] { write_durably(folder / "no/file", "x"); });
+}
+
+TEST(WriteDurably, KeepsTheOldFileWhenTheNewOneDoesNotFit) {
+  TemporaryFolder folder;
+  const std::string path = folder / "file";
+  put_file(path, "old");
+  with_file_limit(1000, [&] {
+    expect_error(ExitCode::io, {path, "File too large"}, [&] { write_durably(path, std::string(5000, 'x')); });
+  });
+  EXPECT_EQ(bytes_of(path), "old");
+  EXPECT_EQ(folder.entries(), 1u);
+}
+
+TEST(WriteDurably, LeavesNothingWhenItCannotRename) {
+  TemporaryFolder folder;
+  std::filesystem::create_directories(folder / "file/below");
+  expect_error(ExitCode::io, {folder / "file"}, [&] { write_durably(folder / "file", "x"); });
+  EXPECT_EQ(folder.entries(), 1u);
+}
+
+TEST(ReadFile, GivesTheBytes) {
+  TemporaryFolder folder;
+  for (const std::size_t size : {0, 1, 65'536, 65'537, 1'000'000}) {
+    const std::string bytes(size, 'b');
+    put_file(folder / "file", bytes);
+    EXPECT_EQ(read_file(folder / "file"), bytes);
+  }
+  EXPECT_NE(read_file("/proc/self/status").find("VmRSS"), std::string::npos);  // says that its size is 0
+}
+
+TEST(ReadFile, SaysWhyItCannot) {
+  TemporaryFolder folder;
+  expect_error(ExitCode::missing, {folder / "nothing"}, [&] { read_file(folder / "nothing"); });
+  expect_error(ExitCode::io, {folder.path(), "Is a directory"}, [&] { read_file(folder.path()); });
+}
+
+TEST(MakeFolder, MakesAllAndAcceptsWhatIsThere) {
+  TemporaryFolder folder;
+  make_folder(folder / "a/b ü/c");
+  make_folder(folder / "a/b ü/c");
+  make_folder(folder / "trailing/");
+  EXPECT_TRUE(std::filesystem::is_directory(folder / "a/b ü/c"));
+  put_file(folder / "file", "");
+  expect_error(ExitCode::io, {folder / "file"}, [&] { make_folder(folder / "file"); });
+  expect_error(ExitCode::io, {folder / "file/x"}, [&] { make_folder(folder / "file/x"); });
+}
+
+TEST(AppendFile, GoesOnAtTheEnd) {
+  TemporaryFolder folder;
+  AppendFile(folder / "log", AppendFile::Mode::append).append("one\n");
+  AppendFile log(folder / "log", AppendFile::Mode::append);
+  EXPECT_EQ(log.size(), 4);
+  log.append("two\n");
+  EXPECT_EQ(log.size(), 8);
+  AppendFile moved(std::move(log));
+  moved.append("three\n");
+  EXPECT_EQ(bytes_of(folder / "log"), "one\ntwo\nthree\n");
+}
+
+TEST(AppendFile, CreateRefusesAFileThatIsThere) {
+  TemporaryFolder folder;
+  AppendFile(folder / "log", AppendFile::Mode::create).append("x");
+  expect_error(ExitCode::io, {folder / "log", "File exists"},
+               [&] { AppendFile(folder / "log", AppendFile::Mode::create); });
+}
+
+TEST(AppendFile, CutsATornLine) {
+  TemporaryFolder folder;
+  const auto cut = [&](const std::string& before) {
+    put_file(folder / "log", before);
+    AppendFile log(folder / "log", AppendFile::Mode::append);
+    log.cut_torn_line();
+    log.append("new\n");
+    return bytes_of(folder / "log");
+  };
+  EXPECT_EQ(cut("one\ntwo"), "one\nnew\n");
+  EXPECT_EQ(cut("one\n"), "one\nnew\n");
+  EXPECT_EQ(cut("torn"), "new\n");
+  EXPECT_EQ(cut(""), "new\n");
+}
+
+TEST(AppendFile, SaysThatTheDiskIsFull) {
+  AppendFile full("/dev/full", AppendFile::Mode::append);
+  expect_error(ExitCode::io, {"/dev/full", "No space left on device"}, [&] { full.append("x"); });
+}
+
+TEST(AppendFile, KeepsNoPartOfARecordThatDoesNotFit) {
+  TemporaryFolder folder;
+  const std::string path = folder / "log";
+  with_file_limit(100, [&] {
+    AppendFile log(path, AppendFile::Mode::create);
+    log.append(std::string(60, 'a'));
+    expect_error(ExitCode::io, {path, "File too large"}, [&] { log.append(std::string(60, 'b')); });
+    log.append(std::string(30, 'c'));
+  });
+  EXPECT_EQ(bytes_of(path), std::string(60, 'a') + std::string(30, 'c'));
+}
+
+}  // namespace
+}  // namespace lockstep

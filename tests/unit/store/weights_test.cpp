@@ -1,0 +1,191 @@
+#include "lockstep/weights.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/linear.h>
+
+#include "../expect_error.h"
+#include "../temporary_folder.h"
+
+namespace lockstep {
+namespace {
+
+using test::bytes_of;
+using test::expect_error;
+using test::put_file;
+using test::TemporaryFolder;
+using ::testing::ElementsAre;
+
+struct Small : torch::nn::Module {
+  Small() : scale(register_parameter("scale", at::ones({2}))), norm(3), inner(4, 3) {
+    register_module("norm", norm);
+    register_module("inner", inner);
+    register_buffer("seen", at::zeros({}, at::kLong));
+  }
+  at::Tensor scale;
+  torch::nn::BatchNorm1d norm;
+  torch::nn::Linear inner;
+};
+
+std::vector<std::string> names(const NamedTensors& tensors) {
+  std::vector<std::string> all;
+  for (const auto& [name, tensor] : tensors) all.push_back(name);
+  return all;
+}
+
+TEST(StateDict, HasPythonsNamesInPythonsOrder) {
+  EXPECT_THAT(names(state_dict(Small())),
+              ElementsAre("scale", "seen", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var",
+                          "norm.num_batches_tracked", "inner.weight", "inner.bias"));
+}
+
+TEST(StateDict, SharesStorageWithTheModule) {
+  Small net;
+  state_dict(net)[0].second.fill_(5);
+  EXPECT_EQ(net.scale[1].item<float>(), 5);
+  EXPECT_FALSE(state_dict(net)[0].second.requires_grad());
+}
+
+TEST(LoadStateDict, CopiesEveryTensorAndConvertsItsType) {
+  Small from, to;
+  NamedTensors tensors = state_dict(from);
+  tensors[0].second = at::arange(2, at::kDouble);
+  std::swap(tensors[2], tensors[7]);  // the order says nothing
+  load_state_dict(to, tensors, "a test");
+  EXPECT_TRUE(at::equal(to.inner->weight, from.inner->weight));
+  EXPECT_EQ(to.scale.scalar_type(), at::kFloat);
+  EXPECT_EQ(to.scale[1].item<float>(), 1);
+  EXPECT_TRUE(to.scale.requires_grad());
+}
+
+TEST(LoadStateDict, NamesWhatDoesNotFitAndChangesNothing) {
+  Small net;
+  const at::Tensor before = net.inner->weight.detach().clone();
+  NamedTensors good = state_dict(Small());
+  NamedTensors lacking(good.begin(), good.end() - 1);
+  expect_error(ExitCode::damaged, {"a.pth", "lacks", "inner.bias"}, [&] { load_state_dict(net, lacking, "a.pth"); });
+  NamedTensors surplus = good;
+  surplus.emplace_back("more", at::ones({1}));
+  expect_error(ExitCode::damaged, {"a.pth", "unexpected", "more"}, [&] { load_state_dict(net, surplus, "a.pth"); });
+  NamedTensors other = good;
+  other[8].second = at::ones({4});
+  expect_error(ExitCode::damaged, {"inner.bias", "[4]", "[3]"}, [&] { load_state_dict(net, other, "a.pth"); });
+  EXPECT_TRUE(at::equal(net.inner->weight, before));
+}
+
+NamedTensors examples() {
+  const at::Tensor large = at::randn({50, 100});
+  return {{"float", at::randn({3, 4})},
+          {"double", at::randn({2}, at::kDouble)},
+          {"half", at::randn({5}).to(at::kHalf)},
+          {"bfloat16", at::randn({5}).to(at::kBFloat16)},
+          {"long", at::arange(4)},
+          {"int", at::arange(4, at::kInt)},
+          {"byte", at::arange(4, at::kByte)},
+          {"bool", at::ones({2}, at::kBool)},
+          {"scalar", at::ones({})},
+          {"empty", at::zeros({0, 3})},
+          {"column", large.narrow(1, 5, 1)},
+          {"transposed", large.t()},
+          {"large", large},
+          {"again", large},
+          {"name with a blank, ünd mehr", at::ones({1})}};
+}
+
+TEST(Pth, GivesBackEveryTensorInOrder) {
+  TemporaryFolder folder;
+  const NamedTensors saved = examples();
+  save_pth(folder / "weights.pth", saved);
+  const NamedTensors loaded = load_pth(folder / "weights.pth");
+  ASSERT_EQ(names(loaded), names(saved));
+  for (std::size_t i = 0; i < saved.size(); ++i) {
+    EXPECT_EQ(loaded[i].second.scalar_type(), saved[i].second.scalar_type()) << saved[i].first;
+    EXPECT_TRUE(at::equal(loaded[i].second, saved[i].second)) << saved[i].first;
+  }
+  EXPECT_EQ(folder.entries(), 1u);
+}
+
+TEST(Pth, HoldsManyTensors) {
+  TemporaryFolder folder;
+  NamedTensors saved;
+  for (int i = 0; i < 400; ++i) saved.emplace_back("tensor." + std::to_string(i), at::ones({3}) * i);
+  save_pth(folder / "weights.pth", saved);
+  const NamedTensors loaded = load_pth(folder / "weights.pth");
+  ASSERT_EQ(loaded.size(), 400u);
+  EXPECT_EQ(loaded[399].second[2].item<float>(), 399);
+}
+
+TEST(Pth, SavesAViewWithoutTheStorageBehindIt) {
+  TemporaryFolder folder;
+  save_pth(folder / "view.pth", {{"row", at::zeros({1000, 1000})[3]}});
+  EXPECT_LT(bytes_of(folder / "view.pth").size(), 10'000u);
+}
+
+TEST(Pth, TheSameTensorsGiveTheSameBytes) {
+  TemporaryFolder folder;
+  const NamedTensors tensors = examples();
+  save_pth(folder / "one.pth", tensors);
+  save_pth(folder / "two.pth", tensors);
+  EXPECT_EQ(bytes_of(folder / "one.pth"), bytes_of(folder / "two.pth"));
+}
+
+TEST(Pth, SaysThatAFileIsMissingOrSomethingElse) {
+  TemporaryFolder folder;
+  const std::string path = folder / "x.pth";
+  expect_error(ExitCode::missing, {path}, [&] { load_pth(path); });
+  for (const std::string bytes : {"", "PK", "not weights at all, but long enough to hold the end of a zip archive"}) {
+    put_file(path, bytes);
+    expect_error(ExitCode::damaged, {path, "zip"}, [&] { load_pth(path); });
+  }
+}
+
+// What a disk may do to a file: it is noticed, or it does not touch the tensors.
+TEST(Pth, NoDamagedByteGoesUnnoticed) {
+  TemporaryFolder folder;
+  const NamedTensors saved = {{"weight", at::randn({3, 5})}, {"bias", at::randn({3})}};
+  const std::string path = folder / "weights.pth";
+  save_pth(path, saved);
+  const std::string good = bytes_of(path);
+  int noticed = 0;
+  for (std::size_t i = 0; i < good.size(); ++i) {
+    std::string bytes = good;
+    bytes[i] = static_cast<char>(bytes[i] ^ 1 << i % 8);
+    put_file(path, bytes);
+    try {
+      const NamedTensors loaded = load_pth(path);
+      ASSERT_EQ(names(loaded), names(saved)) << "byte " << i;
+      for (std::size_t t = 0; t < saved.size(); ++t)
+        ASSERT_TRUE(at::equal(loaded[t].second, saved[t].second)) << "byte " << i;
+    } catch (const Error& error) {
+      ASSERT_EQ(error.code(), ExitCode::damaged) << "byte " << i;
+      ++noticed;
+    }
+  }
+  EXPECT_GT(noticed, 300);
+}
+
+TEST(Pth, NoTruncationGoesUnnoticed) {
+  TemporaryFolder folder;
+  const std::string path = folder / "weights.pth";
+  save_pth(path, {{"weight", at::randn({3, 5})}});
+  const std::string good = bytes_of(path);
+  for (std::size_t size = 0; size < good.size(); size += 7) {
+    put_file(path, good.substr(0, size));
+    expect_error(ExitCode::damaged, {path}, [&] { load_pth(path); });
+  }
+}
+
+TEST(Pth, SaysThatTheFolderIsMissing) {
+  TemporaryFolder folder;
+  expect_error(ExitCode::io, {folder / "no/x.pth"}, [&] { save_pth(folder / "no/x.pth", {{"a", at::ones({1})}}); });
+}
+
+}  // namespace
+}  // namespace lockstep
