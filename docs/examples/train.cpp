@@ -37,7 +37,8 @@ int main(int argc, char** argv) try {
       ddp.zero_grad();
       loss.backward();  // gradients are averaged over the ranks here
       optimizer.step();
-      if (world.rank() == 0 && step % 20 == 0) std::printf("step %ld loss %.4f\n", static_cast<long>(step), loss.item<float>());
+      if (world.rank() == 0 && step % 20 == 0)
+        std::printf("step %ld loss %.4f\n", static_cast<long>(step), loss.item<float>());
     }
   }
 

@@ -50,16 +50,15 @@ class DdpEngine {
 ///     torch::optim::SGD optimizer(net->parameters(), 0.01);
 ///     for (…) {
 ///       auto loss = cross_entropy(ddp.forward(images), labels);   // mean over this rank's images
-///       ddp.zero_grad();                                           // not optimizer.zero_grad(): gradients are views of buckets
-///       loss.backward();
-///       optimizer.step();
+///       ddp.zero_grad();                                           // not optimizer.zero_grad(): gradients are views
+///       of buckets loss.backward(); optimizer.step();
 ///     }
 ///
-/// Collective, in the same order on every rank: construction (compares shapes, copies parameters and buffers from rank 0),
-/// forward (buffers follow rank 0) and backward. Gradients are multiplied by 1 / world size, then summed; with a loss that is the
-/// mean over equal shares this is the gradient of the global mean. Without gradient mode, forward is only the module's.
-/// Throws c10::Error when the ranks' modules differ, Error (rank_lost) from backward when communication fails.
-/// The World outlives it. One thread.
+/// Collective, in the same order on every rank: construction (compares shapes, copies parameters and buffers from rank
+/// 0), forward (buffers follow rank 0) and backward. Gradients are multiplied by 1 / world size, then summed; with a
+/// loss that is the mean over equal shares this is the gradient of the global mean. Without gradient mode, forward is
+/// only the module's. Throws c10::Error when the ranks' modules differ, Error (rank_lost) from backward when
+/// communication fails. The World outlives it. One thread.
 template <typename Module>
 class DistributedDataParallel {
  public:

@@ -20,9 +20,10 @@ struct Evaluation {
   std::array<int64_t, 10> class_images = {};
 };
 
-/// Collective: cross-entropy and accuracy of `net` over every image of `data`, each counted once. Images are cut into fixed batches of
-/// `batch`, in order; batch i is done by rank i mod world size; the batch results are added in batch order in double. So
-/// every digit is the same on every rank and at every rank count, given the same threads per rank. Leaves the net's mode as it was.
+/// Collective: cross-entropy and accuracy of `net` over every image of `data`, each counted once. Images are cut into
+/// fixed batches of `batch`, in order; batch i is done by rank i mod world size; the batch results are added in batch
+/// order in double. So every digit is the same on every rank and at every rank count, given the same threads per rank.
+/// Leaves the net's mode as it was.
 Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch);
 
 }  // namespace lockstep

@@ -9,8 +9,9 @@ namespace lockstep {
 
 class Net;  // lockstep/net.h
 
-/// Makes a network by the name a recipe gives it; its initial values come from LibTorch's global generator (torch::manual_seed),
-/// in the order in which Python's torch.nn draws them. Throws Error (ExitCode::usage) for an unknown name, with the known ones.
+/// Makes a network by the name a recipe gives it; its initial values come from LibTorch's global generator
+/// (torch::manual_seed), in the order in which Python's torch.nn draws them. Throws Error (ExitCode::usage) for an
+/// unknown name, with the known ones.
 ///
 ///     sjnet   the network of the tutorial: conv 3→32, 32→32, 32→64 (5x5, padding 2), each followed by a 2x2 max-pool;
 ///             flatten; linear 1024→64, 64→10; no activation. 145,578 parameters, named model.0.weight … model.8.bias.

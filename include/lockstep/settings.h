@@ -18,7 +18,7 @@ struct Settings {
   std::string model_name = "sjnet";
 
   int64_t train_epochs = 10;
-  int64_t train_max_steps = 0;  ///< 0: no limit
+  int64_t train_max_steps = 0;      ///< 0: no limit
   int64_t train_global_batch = 64;  ///< images a step over all ranks
   int64_t train_seed = 0;
 
@@ -37,9 +37,9 @@ struct Settings {
   int64_t ddp_bucket_bytes = 256 * 1024;
 };
 
-/// A recipe of the binary by its name, or a TOML file (a name with a slash or ending in .toml). Settings it leaves out keep their
-/// defaults. Throws Error: usage for an unknown recipe, setting, or bad value (with the place in the file and the nearest name);
-/// missing or io for a file that cannot be read.
+/// A recipe of the binary by its name, or a TOML file (a name with a slash or ending in .toml). Settings it leaves out
+/// keep their defaults. Throws Error: usage for an unknown recipe, setting, or bad value (with the place in the file
+/// and the nearest name); missing or io for a file that cannot be read.
 Settings load_recipe(const std::string& name_or_file);
 
 /// Applies "section.key=value". Throws Error (usage) naming the setting, the value and what is allowed.

@@ -26,10 +26,10 @@ struct TrainResult {
   std::optional<Evaluation> last;  ///< the last evaluation, if any was asked for
 };
 
-/// Collective: trains as the settings say and leaves the run folder on rank 0: config.toml, metrics.jsonl, TensorBoard events, the
-/// weights of each epoch (MODEL_EPOCH.pth) and the last ones (final.pth).
-/// Wrong settings, data or folders end in the same AgreedError on every rank, before the first step and with nothing
-/// written or removed; an Error that only one rank sees (a full disk) is thrown there, and the caller ends the job by World::abort.
+/// Collective: trains as the settings say and leaves the run folder on rank 0: config.toml, metrics.jsonl, TensorBoard
+/// events, the weights of each epoch (MODEL_EPOCH.pth) and the last ones (final.pth). Wrong settings, data or folders
+/// end in the same AgreedError on every rank, before the first step and with nothing written or removed; an Error that
+/// only one rank sees (a full disk) is thrown there, and the caller ends the job by World::abort.
 TrainResult train(World& world, const TrainRequest& request);
 
 }  // namespace lockstep

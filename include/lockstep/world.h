@@ -44,21 +44,22 @@ class World {
   };
 
   /// Collective: every rank of the job builds its World. Throws Error (ExitCode::launch) when MPI cannot serialise
-  /// calls from several threads, or when the launcher started more tasks than MPI sees (ranks that each think they are alone).
+  /// calls from several threads, or when the launcher started more tasks than MPI sees (ranks that each think they are
+  /// alone).
   World();
   explicit World(const Options& options);
   ~World();
   World(const World&) = delete;
   World& operator=(const World&) = delete;
 
-  int rank() const;        ///< 0 … size() - 1
-  int size() const;        ///< number of ranks in the job, at least 1
-  int local_rank() const;  ///< rank among the ranks of this host
-  int local_size() const;  ///< number of ranks on this host
-  int hosts() const;       ///< number of hosts in the job
+  int rank() const;                 ///< 0 … size() - 1
+  int size() const;                 ///< number of ranks in the job, at least 1
+  int local_rank() const;           ///< rank among the ranks of this host
+  int local_size() const;           ///< number of ranks on this host
+  int hosts() const;                ///< number of hosts in the job
   const std::string& host() const;  ///< name of this host
-  int cores() const;       ///< cores in the affinity mask of this rank
-  int threads() const;     ///< LibTorch's intra-op threads on this rank
+  int cores() const;                ///< cores in the affinity mask of this rank
+  int threads() const;              ///< LibTorch's intra-op threads on this rank
   void set_threads(int threads);    ///< local; 0 as in Options
 
   /// The c10d process group over MPI with all ranks, made on the first call (collective), alive as long as the World.
@@ -78,8 +79,8 @@ class World {
   void sum(std::span<double> values);
   void sum(std::span<int64_t> values);
 
-  /// Collective: runs `work` on this rank, then agrees: when it threw on any rank, every rank throws AgreedError with the
-  /// lowest such rank's error. Nothing in `work` may be collective.
+  /// Collective: runs `work` on this rank, then agrees: when it threw on any rank, every rank throws AgreedError with
+  /// the lowest such rank's error. Nothing in `work` may be collective.
   void together(const std::function<void()>& work);
 
   /// Local: ends the whole job with `code`. When MPI_Abort does not end this process within

@@ -7,8 +7,8 @@
 
 #include "cli/commands.h"
 #include "cli/data_folder.h"
-#include "cli/fetch.h"
 #include "cli/options.h"
+#include "data/fetch.h"
 #include "lockstep/cifar10.h"
 #include "lockstep/error.h"
 #include "log/text.h"

@@ -18,13 +18,16 @@ namespace lockstep {
 namespace {
 
 cxxopts::Options evaluate_options() {
-  cxxopts::Options options("lockstep evaluate", "Exact test loss and accuracy of a run or a file of weights, over all ranks.\n");
+  cxxopts::Options options("lockstep evaluate",
+                           "Exact test loss and accuracy of a run or a file of weights, over all ranks.\n");
   options.positional_help("RUN|FILE").custom_help("[FLAGS]");
-  options.add_options()  //
+  options.add_options()                                                                                       //
       ("target", "A run folder, or a .pth file of named tensors", cxxopts::value<std::string>(), "RUN|FILE")  //
-      ("data-dir", "Folder of the .bin files, or its parent (default: the run's, $LOCKSTEP_DATA, data)", cxxopts::value<std::string>(), "DIR")  //
+      ("data-dir", "Folder of the .bin files, or its parent (default: the run's, $LOCKSTEP_DATA, data)",
+       cxxopts::value<std::string>(), "DIR")                                                //
       ("model", "The network (default: the run's)", cxxopts::value<std::string>(), "NAME")  //
-      ("batch", "Images a batch; test_loss is the sum of the batch means (default: the run's)", cxxopts::value<int64_t>(), "N")  //
+      ("batch", "Images a batch; test_loss is the sum of the batch means (default: the run's)",
+       cxxopts::value<int64_t>(), "N")                                                                //
       ("threads", "LibTorch's threads on each rank", cxxopts::value<int>()->default_value("0"), "N")  //
       ("json", "Print one JSON object");
   options.parse_positional({"target"});
@@ -33,7 +36,8 @@ cxxopts::Options evaluate_options() {
 
 void print_text(const std::string& weights, const Cifar10& data, const Evaluation& result) {
   fmt::print("weights         {}\n", weights);
-  fmt::print("data            {}{}: {} test images\n", data.synthetic() ? "SYNTHETIC " : "", data.folder(), result.images);
+  fmt::print("data            {}{}: {} test images\n", data.synthetic() ? "SYNTHETIC " : "", data.folder(),
+             result.images);
   fmt::print("test_loss       {} (sum of {} batch means)\n", result.loss_sum, result.batches);
   fmt::print("test_loss_mean  {}\n", result.loss_mean);
   fmt::print("test_accuracy   {:.2f} %\n", 100 * result.accuracy);
@@ -79,7 +83,8 @@ int evaluate_command(const Words& words) {
         throw Error(ExitCode::usage, "nothing to evaluate was named", "lockstep evaluate RUN|FILE --data-dir DIR");
       }
       if (!flags->unmatched().empty()) {
-        throw Error(ExitCode::usage, fmt::format("'{}' is one word too many", flags->unmatched()[0]), "lockstep evaluate RUN|FILE");
+        throw Error(ExitCode::usage, fmt::format("'{}' is one word too many", flags->unmatched()[0]),
+                    "lockstep evaluate RUN|FILE");
       }
       target = find_target((*flags)["target"].as<std::string>());
       for (const auto& [flag, setting] : {std::pair{"data-dir", "data.dir"}, std::pair{"model", "model.name"}}) {
@@ -87,7 +92,8 @@ int evaluate_command(const Words& words) {
           apply_setting(target.settings, fmt::format("{}={}", setting, (*flags)[flag].as<std::string>()));
         }
       }
-      if (flags->count("batch") > 0) apply_setting(target.settings, fmt::format("eval.batch={}", (*flags)["batch"].as<int64_t>()));
+      if (flags->count("batch") > 0)
+        apply_setting(target.settings, fmt::format("eval.batch={}", (*flags)["batch"].as<int64_t>()));
       json = flags->count("json") > 0;
       world.set_threads((*flags)["threads"].as<int>());
       data = Cifar10::open(Cifar10::find(data_folder(target.settings.data_dir)), Cifar10::Split::test);

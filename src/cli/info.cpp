@@ -23,8 +23,8 @@ void print_last_test(const std::string& run) {
     if (parsed.is_object() && parsed.value("event", "") == "test") last = std::move(parsed);
   }
   if (last.is_null()) return;
-  fmt::print("last test  epoch {}, step {}: test_loss {}, accuracy {:.2f} %\n", last.value("epoch", 0), last.value("step", 0),
-             last.value("test_loss", 0.0), 100 * last.value("test_accuracy", 0.0));
+  fmt::print("last test  epoch {}, step {}: test_loss {}, accuracy {:.2f} %\n", last.value("epoch", 0),
+             last.value("step", 0), last.value("test_loss", 0.0), 100 * last.value("test_accuracy", 0.0));
 }
 
 }  // namespace
@@ -32,7 +32,8 @@ void print_last_test(const std::string& run) {
 int info_command(const Words& words) {
   cxxopts::Options options("lockstep info", "What a run or a file of weights holds, and whether it can be read.\n");
   options.positional_help("RUN|FILE").custom_help("");
-  options.add_options()("target", "A run folder, or a .pth file of named tensors", cxxopts::value<std::string>(), "RUN|FILE");
+  options.add_options()("target", "A run folder, or a .pth file of named tensors", cxxopts::value<std::string>(),
+                        "RUN|FILE");
   options.parse_positional({"target"});
   const auto flags = parse(options, words);
   if (!flags) return 0;
@@ -51,7 +52,8 @@ int info_command(const Words& words) {
   int64_t total = 0;
   for (const auto& [name, tensor] : tensors) {
     total += tensor.numel();
-    fmt::print("  {:<24} {:<14} {:<8} {:>12}\n", name, fmt::format("{}", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), "x")),
+    fmt::print("  {:<24} {:<14} {:<8} {:>12}\n", name,
+               fmt::format("{}", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), "x")),
                c10::toString(tensor.scalar_type()), grouped(tensor.numel()));
   }
   fmt::print("  {} tensors, {} values\n", tensors.size(), grouped(total));

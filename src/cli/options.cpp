@@ -26,7 +26,8 @@ std::vector<std::string> flags(const cxxopts::Options& options) {
 }  // namespace
 
 bool wants_help(const Words& words) {
-  return std::any_of(words.begin(), words.end(), [](const std::string& word) { return word == "--help" || word == "-h"; });
+  return std::any_of(words.begin(), words.end(),
+                     [](const std::string& word) { return word == "--help" || word == "-h"; });
 }
 
 std::optional<cxxopts::ParseResult> parse(cxxopts::Options& options, const Words& words, const std::string& more_help) {

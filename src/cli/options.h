@@ -10,9 +10,10 @@
 
 namespace lockstep {
 
-/// Parses `words` with `options`, to which --help is added. Nothing when help was asked for: it has then been printed by the
-/// first rank. Throws Error (usage) for an unknown flag (with the nearest one) or a value that does not fit.
-std::optional<cxxopts::ParseResult> parse(cxxopts::Options& options, const Words& words, const std::string& more_help = "");
+/// Parses `words` with `options`, to which --help is added. Nothing when help was asked for: it has then been printed
+/// by the first rank. Throws Error (usage) for an unknown flag (with the nearest one) or a value that does not fit.
+std::optional<cxxopts::ParseResult> parse(cxxopts::Options& options, const Words& words,
+                                          const std::string& more_help = "");
 
 /// Whether --help or -h is among the words: then it is printed and nothing is started.
 bool wants_help(const Words& words);

@@ -15,8 +15,11 @@ namespace lockstep {
 
 void print_error(const Error& error, const std::string& where) {
   std::fflush(stdout);
-  const std::string hint = error.hint().empty() ? "run again; if it stays, report it with this message and `lockstep --version`" : error.hint();
-  const std::string text = fmt::format("lockstep: error: {}{}{}\nhint: {}\n", where, where.empty() ? "" : ": ", error.what(), hint);
+  const std::string hint = error.hint().empty()
+                               ? "run again; if it stays, report it with this message and `lockstep --version`"
+                               : error.hint();
+  const std::string text =
+      fmt::format("lockstep: error: {}{}{}\nhint: {}\n", where, where.empty() ? "" : ": ", error.what(), hint);
   // One write, so that lines of other ranks do not come between; there is nothing to do when stderr is gone.
   [[maybe_unused]] const auto written = ::write(STDERR_FILENO, text.data(), text.size());
 }
@@ -44,7 +47,8 @@ int run_job(World& world, const std::function<int()>& work) {
     return static_cast<int>(error.code());
   } catch (...) {
     const Error error = current_error();
-    // Ranks that fail for one reason fail together: the lowest speaks, and its abort ends the others while they wait here.
+    // Ranks that fail for one reason fail together: the lowest speaks, and its abort ends the others while they wait
+    // here.
     std::this_thread::sleep_for(std::chrono::milliseconds(100) * std::min(world.rank(), 20));
     print_error(error, where);
     world.abort(static_cast<int>(error.code()));

@@ -13,11 +13,12 @@ class World;
 /// Writes "lockstep: error: …" and "hint: …" to stderr in one piece. `where` (such as "rank 1 on host a") may be empty.
 void print_error(const Error& error, const std::string& where);
 
-/// The Error that the exception being handled is to a person: itself, or one with ExitCode::internal and the exception's text.
+/// The Error that the exception being handled is to a person: itself, or one with ExitCode::internal and the
+/// exception's text.
 Error current_error();
 
-/// Collective: runs `work` and gives its exit code. An AgreedError is printed by its rank, and every rank returns its code; anything
-/// else ends the whole job at once with one message, since the other ranks may be waiting for this one.
+/// Collective: runs `work` and gives its exit code. An AgreedError is printed by its rank, and every rank returns its
+/// code; anything else ends the whole job at once with one message, since the other ranks may be waiting for this one.
 int run_job(World& world, const std::function<int()>& work);
 
 }  // namespace lockstep

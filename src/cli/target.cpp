@@ -21,7 +21,8 @@ Target find_target(const std::string& run_or_file) {
     const fs::path folder = fs::path(run_or_file).parent_path();
     target.run = folder.empty() ? "." : folder.string();
   } else {
-    throw Error(ExitCode::missing, fmt::format("no run folder or file {}", run_or_file), "give a run folder or a .pth file");
+    throw Error(ExitCode::missing, fmt::format("no run folder or file {}", run_or_file),
+                "give a run folder or a .pth file");
   }
   const std::string config = target.run + "/config.toml";
   if (fs::exists(config, error)) {

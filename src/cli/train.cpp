@@ -13,19 +13,24 @@ namespace lockstep {
 namespace {
 
 cxxopts::Options train_options() {
-  cxxopts::Options options("lockstep train", "Trains a network on CIFAR-10; under mpirun or srun on all ranks together.\n");
+  cxxopts::Options options("lockstep train",
+                           "Trains a network on CIFAR-10; under mpirun or srun on all ranks together.\n");
   options.add_options()  //
-      ("recipe", "A recipe's name, or a TOML file", cxxopts::value<std::string>()->default_value("tutorial"), "NAME|FILE")  //
-      ("data-dir", "Folder of the .bin files, or its parent (default: $LOCKSTEP_DATA, else data)", cxxopts::value<std::string>(), "DIR")  //
+      ("recipe", "A recipe's name, or a TOML file", cxxopts::value<std::string>()->default_value("tutorial"),
+       "NAME|FILE")  //
+      ("data-dir", "Folder of the .bin files, or its parent (default: $LOCKSTEP_DATA, else data)",
+       cxxopts::value<std::string>(), "DIR")                                                        //
       ("out", "Run folder (default: runs/RECIPE-DATE-TIME)", cxxopts::value<std::string>(), "DIR")  //
-      ("overwrite", "Replace the run that --out holds")  //
-      ("epochs", "As --set train.epochs=N", cxxopts::value<std::string>(), "N")  //
-      ("max-steps", "As --set train.max_steps=N", cxxopts::value<std::string>(), "N")  //
-      ("seed", "As --set train.seed=N", cxxopts::value<std::string>(), "N")  //
-      ("batch-per-rank", "Sets train.global_batch to N times the ranks; says --lr-scale too", cxxopts::value<int64_t>(), "N")  //
+      ("overwrite", "Replace the run that --out holds")                                             //
+      ("epochs", "As --set train.epochs=N", cxxopts::value<std::string>(), "N")                     //
+      ("max-steps", "As --set train.max_steps=N", cxxopts::value<std::string>(), "N")               //
+      ("seed", "As --set train.seed=N", cxxopts::value<std::string>(), "N")                         //
+      ("batch-per-rank", "Sets train.global_batch to N times the ranks; says --lr-scale too", cxxopts::value<int64_t>(),
+       "N")                                                                                               //
       ("lr-scale", "With --batch-per-rank: none, linear or sqrt", cxxopts::value<std::string>(), "RULE")  //
-      ("threads", "LibTorch's threads on each rank (default: its cores, shared fairly)", cxxopts::value<int>()->default_value("0"), "N")  //
-      ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")  //
+      ("threads", "LibTorch's threads on each rank (default: its cores, shared fairly)",
+       cxxopts::value<int>()->default_value("0"), "N")                                                          //
+      ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")           //
       ("set", "Any setting; may be repeated", cxxopts::value<std::vector<std::string>>(), "SECTION.KEY=VALUE")  //
       ("quiet", "Print nothing but warnings and errors");
   return options;
@@ -42,9 +47,11 @@ std::string settings_help() {
 // --batch-per-rank N is train.global_batch said the other way round; what the rate does then must be said too.
 void scale_batch(Settings& settings, int64_t batch_per_rank, int world_size) {
   if (batch_per_rank < 1 || batch_per_rank > 1'000'000) {
-    throw Error(ExitCode::usage, fmt::format("--batch-per-rank {} is out of range", batch_per_rank), "allowed: from 1 to 1000000");
+    throw Error(ExitCode::usage, fmt::format("--batch-per-rank {} is out of range", batch_per_rank),
+                "allowed: from 1 to 1000000");
   }
-  const double factor = static_cast<double>(batch_per_rank * world_size) / static_cast<double>(settings.train_global_batch);
+  const double factor =
+      static_cast<double>(batch_per_rank * world_size) / static_cast<double>(settings.train_global_batch);
   apply_setting(settings, fmt::format("train.global_batch={}", batch_per_rank * world_size));
   if (settings.optim_lr_scale == "linear") settings.optim_lr *= factor;
   if (settings.optim_lr_scale == "sqrt") settings.optim_lr *= std::sqrt(factor);
@@ -58,7 +65,8 @@ TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size) {
   request.settings = load_recipe(request.recipe);
   Settings& settings = request.settings;
   if (flags.count("set") > 0) {
-    for (const std::string& assignment : flags["set"].as<std::vector<std::string>>()) apply_setting(settings, assignment);
+    for (const std::string& assignment : flags["set"].as<std::vector<std::string>>())
+      apply_setting(settings, assignment);
   }
   for (const auto& [flag, setting] : {std::pair{"epochs", "train.epochs"}, std::pair{"max-steps", "train.max_steps"},
                                       std::pair{"seed", "train.seed"}, std::pair{"lr-scale", "optim.lr_scale"}}) {
@@ -71,7 +79,8 @@ TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size) {
     }
     scale_batch(settings, flags["batch-per-rank"].as<int64_t>(), world_size);
   } else if (flags.count("lr-scale") > 0) {
-    throw Error(ExitCode::usage, "--lr-scale means nothing without --batch-per-rank", "add --batch-per-rank N, or set optim.lr");
+    throw Error(ExitCode::usage, "--lr-scale means nothing without --batch-per-rank",
+                "add --batch-per-rank N, or set optim.lr");
   }
   if (flags.count("data-dir") > 0) settings.data_dir = flags["data-dir"].as<std::string>();
   settings.data_dir = data_folder(settings.data_dir);
@@ -86,7 +95,8 @@ TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size) {
     throw Error(ExitCode::usage, fmt::format("--device {} is none", device), "allowed: auto, cpu, cuda");
   }
   if (!flags.unmatched().empty()) {
-    throw Error(ExitCode::usage, fmt::format("'{}' is not a flag", flags.unmatched()[0]), "all flags: lockstep train --help");
+    throw Error(ExitCode::usage, fmt::format("'{}' is not a flag", flags.unmatched()[0]),
+                "all flags: lockstep train --help");
   }
   return request;
 }
@@ -106,7 +116,8 @@ int train_command(const Words& words) {
       const auto flags = parse(options, words);
       const int threads = (*flags)["threads"].as<int>();
       if (threads < 0 || threads > 4096) {
-        throw Error(ExitCode::usage, fmt::format("--threads {} is out of range", threads), "allowed: from 0 (automatic) to 4096");
+        throw Error(ExitCode::usage, fmt::format("--threads {} is out of range", threads),
+                    "allowed: from 0 (automatic) to 4096");
       }
       request = request_from(*flags, world.size());
       world.set_threads(threads);

@@ -17,7 +17,8 @@ struct DdpEngine::Impl {
   DdpOptions options;
   std::vector<at::Tensor> parameters;  // trainable ones, in order of registration, each once
   std::shared_ptr<c10d::Reducer> reducer;
-  std::shared_ptr<c10d::Logger> logger;  // the Reducer holds it weakly, and crashes with unused parameters when it is gone
+  std::shared_ptr<c10d::Logger>
+      logger;  // the Reducer holds it weakly, and crashes with unused parameters when it is gone
 
   void copy_from_rank_0(std::vector<at::Tensor> tensors) const {
     for (at::Tensor& tensor : tensors) {
@@ -45,8 +46,8 @@ DdpEngine::DdpEngine(World& world, std::shared_ptr<torch::nn::Module> module, co
   my.copy_from_rank_0(my.module->buffers());
   if (my.parameters.empty()) return;
 
-  // As torch/nn/parallel/distributed.py builds its Reducer: buckets over the parameters in order, then reversed, because
-  // gradients arrive about in the reverse order.
+  // As torch/nn/parallel/distributed.py builds its Reducer: buckets over the parameters in order, then reversed,
+  // because gradients arrive about in the reverse order.
   const auto cap = static_cast<size_t>(options.bucket_bytes);
   const std::vector<bool> sparse(my.parameters.size(), false);
   auto [buckets, limits] = c10d::compute_bucket_assignment_by_size(my.parameters, {cap, cap}, sparse);

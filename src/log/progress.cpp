@@ -73,7 +73,8 @@ void Progress::step(const ProgressState& state) {
     return;
   last_ = now;
   if (terminal_) {
-    bar_ = progress_text(state, columns(out_) - 1);  // a full last column would wrap
+    // A full last column would wrap.
+    bar_ = mark_ + progress_text(state, columns(out_) - 1 - static_cast<int>(mark_.size()));
     draw();
   } else {
     line(progress_text(state, 0));
@@ -85,7 +86,7 @@ void Progress::line(std::string_view text) {
   // In one call, so that the bar is never seen without its line.
   fmt::memory_buffer out;
   if (!bar_.empty()) fmt::format_to(std::back_inserter(out), "{}", kEraseLine);
-  fmt::format_to(std::back_inserter(out), "{}\n{}", text, bar_);
+  fmt::format_to(std::back_inserter(out), "{}{}\n{}", mark_, text, bar_);
   std::fwrite(out.data(), 1, out.size(), out_);
   std::fflush(out_);
 }

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace lockstep {
 
@@ -32,7 +33,9 @@ struct ProgressState {
 /// quiet: nothing is printed. Output that cannot be written is ignored. One thread.
 class Progress {
  public:
-  Progress(FILE* out, bool terminal, bool quiet) : out_(out), terminal_(terminal), quiet_(quiet) {}
+  /// `mark` stands before every line and bar.
+  Progress(FILE* out, bool terminal, bool quiet, std::string mark = "")
+      : out_(out), terminal_(terminal), quiet_(quiet), mark_(std::move(mark)) {}
   ~Progress() { finish(); }
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -51,6 +54,7 @@ class Progress {
   FILE* out_;
   bool terminal_;
   bool quiet_;
+  std::string mark_;
   std::string bar_;  // as drawn last; empty: there is none
   Clock::time_point last_{};
 };

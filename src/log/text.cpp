@@ -3,12 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace lockstep {
 
 std::string human_duration(double seconds) {
   if (!(seconds >= 0)) return "?";
-  const auto s = static_cast<int64_t>(std::min(seconds, 1e12) + 0.5);
+  const int64_t s = std::llround(std::min(seconds, 1e12));
   if (s < 60) return fmt::format("{}s", s);
   if (s < 3600) return fmt::format("{}m {:02}s", s / 60, s % 60);
   if (s < 86'400) return fmt::format("{}h {:02}m", s / 3600, s / 60 % 60);

@@ -14,10 +14,18 @@ namespace nn = torch::nn;
 class SjNet final : public Net {
  public:
   SjNet() {
-    const auto conv = [](int64_t from, int64_t to) { return nn::Conv2d(nn::Conv2dOptions(from, to, 5).padding(2)); };
-    model_ = register_module("model", nn::Sequential(conv(3, 32), nn::MaxPool2d(2), conv(32, 32), nn::MaxPool2d(2),
-                                                     conv(32, 64), nn::MaxPool2d(2), nn::Flatten(), nn::Linear(1024, 64),
-                                                     nn::Linear(64, 10)));
+    // One by one: initial values are drawn as layers are made, and a constructor's arguments may be made in any order.
+    nn::Sequential layers;
+    int64_t from = 3;
+    for (const int64_t to : {32, 32, 64}) {
+      layers->push_back(nn::Conv2d(nn::Conv2dOptions(from, to, 5).padding(2)));
+      layers->push_back(nn::MaxPool2d(2));
+      from = to;
+    }
+    layers->push_back(nn::Flatten());
+    layers->push_back(nn::Linear(1024, 64));
+    layers->push_back(nn::Linear(64, 10));
+    model_ = register_module("model", layers);
   }
 
   at::Tensor forward(at::Tensor images) override { return model_->forward(images); }

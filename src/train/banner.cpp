@@ -51,21 +51,27 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
   if (world.rank() != 0) return "";
 
   const std::string synthetic = train_set.synthetic() || test_set.synthetic() ? "SYNTHETIC " : "";
-  const bool same_threads = std::all_of(threads.begin(), threads.end(), [&](const auto& text) { return text == threads[0]; });
+  const bool same_threads =
+      std::all_of(threads.begin(), threads.end(), [&](const auto& text) { return text == threads[0]; });
   std::string text = fmt::format("lockstep {} · recipe {}\n", version(), facts.recipe);
-  const auto row = [&](const char* name, const std::string& value) { text += fmt::format("  {:<9} {}\n", name, value); };
-  row("ranks", fmt::format("{} on {} host{} ({})", world.size(), world.hosts(), world.hosts() == 1 ? "" : "s", hosts_text(hosts)));
+  const auto row = [&](const char* name, const std::string& value) {
+    text += fmt::format("  {:<9} {}\n", name, value);
+  };
+  row("ranks", fmt::format("{} on {} host{} ({})", world.size(), world.hosts(), world.hosts() == 1 ? "" : "s",
+                           hosts_text(hosts)));
   row("threads", (same_threads ? threads[0] : fmt::format("{}", fmt::join(threads, ", "))) + " a rank");
   if (std::find(oversubscribed.begin(), oversubscribed.end(), "x") != oversubscribed.end()) {
-    row("warning", "more threads than cores on a rank: slower than fewer threads (see --threads, and mpirun's --bind-to)");
+    row("warning",
+        "more threads than cores on a rank: slower than fewer threads (see --threads, and mpirun's --bind-to)");
   }
   row("device", "cpu");
-  row("data", fmt::format("{}{}: {} training and {} test images", synthetic, train_set.folder(), grouped(train_set.size()),
-                          grouped(test_set.size())));
+  row("data", fmt::format("{}{}: {} training and {} test images", synthetic, train_set.folder(),
+                          grouped(train_set.size()), grouped(test_set.size())));
   row("batch", fmt::format("{} images a step, {} on each rank", settings.train_global_batch, plan.batch_per_rank));
   row("steps", fmt::format("{} an epoch, {} in all", grouped(plan.steps_per_epoch), grouped(plan.total_steps)));
-  row("rate", fmt::format("{} ({}, momentum {}{}, weight decay {})", settings.optim_lr, settings.optim_name,
-                          settings.optim_momentum, settings.optim_nesterov ? " Nesterov" : "", settings.optim_weight_decay));
+  row("rate",
+      fmt::format("{} ({}, momentum {}{}, weight decay {})", settings.optim_lr, settings.optim_name,
+                  settings.optim_momentum, settings.optim_nesterov ? " Nesterov" : "", settings.optim_weight_decay));
   row("run", facts.out);
   if (!facts.fault.empty()) row("FAULT", facts.fault + " (planted by LOCKSTEP_FAULT)");
   text += "  settings\n";

@@ -53,8 +53,9 @@ Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch) 
   result.loss_mean /= static_cast<double>(result.images);
   std::copy_n(counts.begin(), 10, result.class_correct.begin());
   std::copy_n(counts.begin() + 10, 10, result.class_images.begin());
-  result.accuracy = static_cast<double>(std::accumulate(result.class_correct.begin(), result.class_correct.end(), int64_t{0})) /
-                    static_cast<double>(result.images);
+  result.accuracy =
+      static_cast<double>(std::accumulate(result.class_correct.begin(), result.class_correct.end(), int64_t{0})) /
+      static_cast<double>(result.images);
   return result;
 }
 

@@ -18,7 +18,8 @@ Fault::Fault(int rank) {
   int used = 0;
   text_ = text;
   if (std::sscanf(text, "throw@%d:%lld%n", &at_rank, &step, &used) != 2 || text[used] != '\0') {
-    throw Error(ExitCode::usage, fmt::format("LOCKSTEP_FAULT={} is no fault", text_), "write LOCKSTEP_FAULT=throw@RANK:STEP, or unset it");
+    throw Error(ExitCode::usage, fmt::format("LOCKSTEP_FAULT={} is no fault", text_),
+                "write LOCKSTEP_FAULT=throw@RANK:STEP, or unset it");
   }
   if (at_rank == rank) step_ = step;
 }

@@ -61,13 +61,15 @@ void prepare_run_folder(const std::string& folder, bool overwrite, const std::st
   for (const fs::path& path : old) {
     std::error_code error;
     fs::remove(path, error);
-    if (error) throw Error(ExitCode::io, fmt::format("{} cannot be removed: {}", path.string(), error.message()), "choose another --out");
+    if (error)
+      throw Error(ExitCode::io, fmt::format("{} cannot be removed: {}", path.string(), error.message()),
+                  "choose another --out");
   }
   write_durably(folder + "/config.toml", config_toml);
 }
 
 std::string last_weights(const std::string& folder) {
-  const std::string last = folder + "/final.pth";
+  std::string last = folder + "/final.pth";
   if (std::error_code error; fs::exists(last, error)) return last;
   fs::path best;
   for (const fs::path& path : files_of_run(folder)) {

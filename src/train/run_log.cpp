@@ -1,7 +1,6 @@
 #include "train/run_log.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,24 +8,24 @@
 #include <nlohmann/json.hpp>
 
 #include "log/text.h"
+#include "world/launcher.h"
 
 namespace lockstep {
 
 RunLog::RunLog(const Options& options)
     : options_(options),
-      progress_(stdout, isatty(STDOUT_FILENO) == 1, options.quiet),
+      terminal_(stdout_is_terminal()),
+      progress_(stdout, terminal_, options.quiet, options.synthetic ? "[SYNTHETIC] " : ""),
       lines_(options.folder + "/metrics.jsonl"),
       events_(options.folder) {}
 
 void RunLog::text(const std::string& lines) {
   for (size_t at = 0; at < lines.size();) {
     const size_t end = std::min(lines.find('\n', at), lines.size());
-    line(lines.substr(at, end - at));
+    progress_.line(lines.substr(at, end - at));
     at = end + 1;
   }
 }
-
-void RunLog::line(const std::string& text) { progress_.line(options_.synthetic ? "[SYNTHETIC] " + text : text); }
 
 void RunLog::json(nlohmann::ordered_json values) {
   if (options_.synthetic) values["data"] = "SYNTHETIC";
@@ -54,6 +53,7 @@ void RunLog::start(int world_size, int threads, int64_t parameters) {
 void RunLog::first_step(double startup_s) { json({{"event", "first_step"}, {"step", 1}, {"startup_s", startup_s}}); }
 
 void RunLog::step(int64_t step, int64_t epoch, double images_per_s) {
+  if (!terminal_ && options_.logs) return;  // the lines of train() are enough
   progress_.step({.step = step,
                   .total_steps = options_.plan.total_steps,
                   .epoch = epoch,
@@ -65,17 +65,23 @@ void RunLog::step(int64_t step, int64_t epoch, double images_per_s) {
 
 void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, double images_per_s) {
   last_loss_ = train_loss;
-  line(fmt::format("epoch {:<3} step {:>6} of {}  train loss {:.4f}  {:>7} images/s  {} left", epoch, step,
-                   options_.plan.total_steps, train_loss, grouped(std::llround(images_per_s)), human_duration(seconds_left(step))));
-  json({{"event", "train"}, {"step", step}, {"epoch", epoch}, {"train_loss", train_loss}, {"lr", lr}, {"images_per_s", images_per_s}});
+  progress_.line(fmt::format("epoch {:<3} step {:>6} of {}  train loss {:.4f}  {:>7} images/s  {} left", epoch, step,
+                             options_.plan.total_steps, train_loss, grouped(std::llround(images_per_s)),
+                             human_duration(seconds_left(step))));
+  json({{"event", "train"},
+        {"step", step},
+        {"epoch", epoch},
+        {"train_loss", train_loss},
+        {"lr", lr},
+        {"images_per_s", images_per_s}});
   events_.scalar("train_loss", step, train_loss);
   events_.scalar("lr", step, lr);
   events_.scalar("images_per_s", step, images_per_s);
 }
 
 void RunLog::test(int64_t step, int64_t epoch, const Evaluation& result, double seconds) {
-  line(fmt::format("epoch {:<3} test loss {:.4f} (mean {:.4f})  accuracy {:.2f} %  in {}", epoch, result.loss_sum, result.loss_mean,
-                   100 * result.accuracy, human_duration(seconds)));
+  progress_.line(fmt::format("epoch {:<3} test loss {:.4f} (mean {:.4f})  accuracy {:.2f} %  in {}", epoch,
+                             result.loss_sum, result.loss_mean, 100 * result.accuracy, human_duration(seconds)));
   json({{"event", "test"},
         {"epoch", epoch},
         {"step", step},
@@ -88,11 +94,11 @@ void RunLog::test(int64_t step, int64_t epoch, const Evaluation& result, double 
   events_.scalar("test_accuracy", epoch, result.accuracy);
 }
 
-void RunLog::weights(const std::string& path) { line("saved " + path); }
+void RunLog::weights(const std::string& path) { progress_.line("saved " + path); }
 
 void RunLog::end(int64_t steps, const std::string& reason) {
   progress_.finish();
-  line(fmt::format("done: {} steps in {} ({})", grouped(steps), human_duration(seconds()), reason));
+  progress_.line(fmt::format("done: {} steps in {} ({})", grouped(steps), human_duration(seconds()), reason));
   json({{"event", "end"}, {"step", steps}, {"seconds", seconds()}, {"reason", reason}});
 }
 

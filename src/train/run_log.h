@@ -23,6 +23,7 @@ class RunLog {
     bool quiet = false;
     bool synthetic = false;  ///< every line says so
     int64_t epochs = 0;
+    bool logs = true;  ///< train() will be called now and then
     Plan plan;
   };
   explicit RunLog(const Options& options);
@@ -39,12 +40,12 @@ class RunLog {
   void end(int64_t steps, const std::string& reason);
 
  private:
-  void line(const std::string& text);
   void json(nlohmann::ordered_json values);
   double seconds() const;
   double seconds_left(int64_t step) const;
 
   Options options_;
+  bool terminal_;
   Progress progress_;
   JsonLines lines_;
   EventWriter events_;

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <toml++/toml.h>
 #include <variant>
 
 #include "lockstep/error.h"
@@ -46,7 +46,12 @@ const std::vector<Info>& infos() {
       {"train.seed", &Settings::train_seed, "seed of the initial weights", 0, 9e18},
       {"optim.name", &Settings::optim_name, "the optimizer", 0, 0, {"sgd"}},
       {"optim.lr", &Settings::optim_lr, "learning rate", 0, 1e6},
-      {"optim.lr_scale", &Settings::optim_lr_scale, "what --batch-per-rank does to the rate", 0, 0, {"none", "linear", "sqrt"}},
+      {"optim.lr_scale",
+       &Settings::optim_lr_scale,
+       "what --batch-per-rank does to the rate",
+       0,
+       0,
+       {"none", "linear", "sqrt"}},
       {"optim.momentum", &Settings::optim_momentum, "momentum of SGD", 0, 1},
       {"optim.nesterov", &Settings::optim_nesterov, "Nesterov's momentum"},
       {"optim.weight_decay", &Settings::optim_weight_decay, "added to the gradient, times the weight", 0, 1e6},
@@ -96,23 +101,23 @@ bool parse(const std::string& text, Number& number) {
 void set(Settings& settings, const Info& info, const std::string& value, const std::string& where) {
   if (const auto* flag = std::get_if<bool Settings::*>(&info.member)) {
     if (value != "true" && value != "false") refuse(info, value, where);
-    settings.**flag = value == "true";
+    settings.** flag = value == "true";
   } else if (const auto* text = std::get_if<std::string Settings::*>(&info.member)) {
     if (!info.choices.empty() && std::find(info.choices.begin(), info.choices.end(), value) == info.choices.end()) {
       refuse(info, value, where);
     }
-    settings.**text = value;
+    settings.** text = value;
   } else if (const auto* whole = std::get_if<int64_t Settings::*>(&info.member)) {
     int64_t number = 0;
     if (!parse(value, number) || static_cast<double>(number) < info.least || static_cast<double>(number) > info.most) {
       refuse(info, value, where);
     }
-    settings.**whole = number;
+    settings.** whole = number;
   } else if (const auto* real = std::get_if<double Settings::*>(&info.member)) {
     double number = 0;
     // The comparison is false for NaN, which is refused too.
     if (!parse(value, number) || !(number >= info.least && number <= info.most)) refuse(info, value, where);
-    settings.**real = number;
+    settings.** real = number;
   }
 }
 
@@ -224,7 +229,8 @@ std::string to_toml(const Settings& settings) {
     std::string value = get(settings, info);
     if (std::holds_alternative<std::string Settings::*>(info.member)) value = toml_text(value);
     // TOML tells 1 from 1.0; a real setting is written as a real.
-    if (std::holds_alternative<double Settings::*>(info.member) && value.find_first_of(".en") == std::string::npos) value += ".0";
+    if (std::holds_alternative<double Settings::*>(info.member) && value.find_first_of(".en") == std::string::npos)
+      value += ".0";
     out += fmt::format("{} = {}  # {}\n", name.substr(dot + 1), value, info.text);
   }
   return out;

@@ -1,4 +1,5 @@
-// The step loop: reads from top to bottom as a run goes. "All ranks" and "rank 0" mark what is collective and what is not.
+// The step loop: reads from top to bottom as a run goes. "All ranks" and "rank 0" mark what is collective and what is
+// not.
 #include "lockstep/trainer.h"
 
 #include <ATen/Context.h>
@@ -110,6 +111,7 @@ TrainResult train(World& world, const TrainRequest& request) {
                                 .quiet = request.quiet,
                                 .synthetic = train_set->synthetic() || test_set->synthetic(),
                                 .epochs = settings.train_epochs,
+                                .logs = settings.log_every_steps > 0,
                                 .plan = plan});
     log->start(world.size(), world.threads(), count_parameters(*net));
   });
@@ -165,13 +167,17 @@ TrainResult train(World& world, const TrainRequest& request) {
     speed.pause();
     const bool whole_epoch = steps == plan.steps_per_epoch;
     const bool last = result.steps == plan.total_steps;
-    const bool due = settings.eval_every_epochs > 0 && ((whole_epoch && (epoch + 1) % settings.eval_every_epochs == 0) || last);
+    const bool due =
+        settings.eval_every_epochs > 0 && ((whole_epoch && (epoch + 1) % settings.eval_every_epochs == 0) || last);
     if (due) test(epoch);
     if (whole_epoch) save(fmt::format("{}_{}", settings.model_name, epoch));
     speed.resume();
   }
   save("final");
-  if (log) log->end(result.steps, result.steps == settings.train_max_steps ? "train.max_steps reached" : "all epochs done");
+  if (log)
+    log->end(result.steps, settings.train_max_steps > 0 && result.steps == settings.train_max_steps
+                               ? "train.max_steps reached"
+                               : "all epochs done");
   return result;
 }
 

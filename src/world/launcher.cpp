@@ -1,6 +1,10 @@
 #include "world/launcher.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdlib>
+#include <string>
 
 namespace lockstep {
 namespace {
@@ -28,6 +32,17 @@ int unseen_tasks(int mpi_size) {
   if (mpi_size > 1 || std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) return 0;
   const int tasks = number("SLURM_STEP_NUM_TASKS", 1);
   return tasks > 1 ? tasks : 0;
+}
+
+bool stdout_is_terminal() {
+  if (isatty(STDOUT_FILENO) != 1) return false;
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return true;
+  const std::string parents = "/proc/" + std::to_string(getppid()) + "/fd/1";
+  const int descriptor = open(parents.c_str(), O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+  if (descriptor < 0) return false;
+  const bool terminal = isatty(descriptor) == 1;
+  close(descriptor);
+  return terminal;
 }
 
 }  // namespace lockstep

@@ -17,8 +17,8 @@ double seconds_since_exec() {
   const size_t end_of_name = text.rfind(')');
   if (end_of_name == std::string::npos) return 0;
   unsigned long long ticks = 0;
-  if (std::sscanf(text.c_str() + end_of_name + 1, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-                  &ticks) != 1) {
+  if (std::sscanf(text.c_str() + end_of_name + 1,
+                  "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu", &ticks) != 1) {
     return 0;
   }
   timespec now = {};

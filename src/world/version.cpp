@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 #include <mpi.h>
 
-#include <string>
 #include <torch/version.h>
+#include <string>
 
 namespace lockstep {
 

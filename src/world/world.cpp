@@ -27,7 +27,8 @@ std::string host_name() {
 
 void start_mpi() {
   if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr && std::getenv("PMIX_RANK") == nullptr) {
-    // Alone: without this, Open MPI 4 starts a daemon beside the process, for MPI_Comm_spawn, which costs start-up time.
+    // Alone: without this, Open MPI 4 starts a daemon beside the process, for MPI_Comm_spawn, which costs start-up
+    // time.
     setenv("OMPI_MCA_ess_singleton_isolated", "1", /*overwrite=*/0);
   }
   int provided = MPI_THREAD_SINGLE;
@@ -48,7 +49,8 @@ void check_mpi(int code, const char* operation) {
   char text[MPI_MAX_ERROR_STRING] = {};
   int length = 0;
   MPI_Error_string(code, text, &length);
-  throw Error(ExitCode::rank_lost, fmt::format("{} failed: {}", operation, std::string(text, static_cast<size_t>(length))),
+  throw Error(ExitCode::rank_lost,
+              fmt::format("{} failed: {}", operation, std::string(text, static_cast<size_t>(length))),
               "a rank or its host was lost; start again from the last weights");
 }
 
@@ -72,7 +74,8 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   }
 
   MPI_Comm local = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split_type(world.comm, MPI_COMM_TYPE_SHARED, world.rank, MPI_INFO_NULL, &local), "MPI_Comm_split_type");
+  check_mpi(MPI_Comm_split_type(world.comm, MPI_COMM_TYPE_SHARED, world.rank, MPI_INFO_NULL, &local),
+            "MPI_Comm_split_type");
   MPI_Comm_rank(local, &world.local_rank);
   MPI_Comm_size(local, &world.local_size);
   MPI_Comm_free(&local);
@@ -134,8 +137,9 @@ std::vector<std::string> World::all_gather(const std::string& text) {
   check_mpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, impl_->comm), "MPI_Allgather");
   std::exclusive_scan(lengths.begin(), lengths.end(), offsets.begin(), 0);
   std::string all(static_cast<size_t>(offsets.back() + lengths.back()), '\0');
-  check_mpi(MPI_Allgatherv(text.data(), length, MPI_BYTE, all.data(), lengths.data(), offsets.data(), MPI_BYTE, impl_->comm),
-            "MPI_Allgatherv");
+  check_mpi(
+      MPI_Allgatherv(text.data(), length, MPI_BYTE, all.data(), lengths.data(), offsets.data(), MPI_BYTE, impl_->comm),
+      "MPI_Allgatherv");
   std::vector<std::string> texts(ranks);
   for (size_t i = 0; i < ranks; ++i) {
     texts[i] = all.substr(static_cast<size_t>(offsets[i]), static_cast<size_t>(lengths[i]));
@@ -146,20 +150,22 @@ std::vector<std::string> World::all_gather(const std::string& text) {
 void World::broadcast(void* data, std::size_t bytes, int root) {
   constexpr std::size_t kMost = std::numeric_limits<int>::max() / 2;
   for (std::size_t done = 0; done < bytes; done += kMost) {
-    check_mpi(MPI_Bcast(static_cast<char*>(data) + done, static_cast<int>(std::min(kMost, bytes - done)), MPI_BYTE, root,
-                        impl_->comm),
+    check_mpi(MPI_Bcast(static_cast<char*>(data) + done, static_cast<int>(std::min(kMost, bytes - done)), MPI_BYTE,
+                        root, impl_->comm),
               "MPI_Bcast");
   }
 }
 
 void World::sum(std::span<double> values) {
-  check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, impl_->comm),
-            "MPI_Allreduce");
+  check_mpi(
+      MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, impl_->comm),
+      "MPI_Allreduce");
 }
 
 void World::sum(std::span<int64_t> values) {
-  check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T, MPI_SUM, impl_->comm),
-            "MPI_Allreduce");
+  check_mpi(
+      MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T, MPI_SUM, impl_->comm),
+      "MPI_Allreduce");
 }
 
 void World::together(const std::function<void()>& work) {
@@ -177,7 +183,8 @@ void World::together(const std::function<void()>& work) {
     if (text.empty()) continue;
     const size_t message = text.find('\0') + 1;
     const size_t hint = text.find('\0', message) + 1;
-    throw AgreedError(Error(static_cast<ExitCode>(std::atoi(text.c_str())), text.c_str() + message, text.c_str() + hint), rank);
+    throw AgreedError(
+        Error(static_cast<ExitCode>(std::atoi(text.c_str())), text.c_str() + message, text.c_str() + hint), rank);
   }
 }
 

@@ -21,7 +21,8 @@ struct World::Impl {
   int cores = 1;
   int sharers = 1;  // local ranks whose affinity mask overlaps ours, this one included
   int threads = 1;
-  std::shared_ptr<void> process_group;  // a c10::intrusive_ptr<c10d::ProcessGroup>; comm makes it, and it goes before MPI
+  std::shared_ptr<void>
+      process_group;  // a c10::intrusive_ptr<c10d::ProcessGroup>; comm makes it, and it goes before MPI
   int exceptions_at_start = 0;
 };
 

@@ -28,10 +28,10 @@ class BadInputTest(LockstepTest):
 
     # Data.
 
-    def test_a_missing_data_folder(self):  # ctest: ranks=2
+    def test_a_missing_data_folder(self):
         self.assert_train_refused(MISSING, ["nowhere", "lockstep data"], data=self.folder / "nowhere")
 
-    def test_a_data_folder_with_one_file_missing(self):  # ctest: ranks=2
+    def test_a_data_folder_with_one_file_missing(self):
         for name in ("data_batch_3.bin", "test_batch.bin"):
             data = shutil.copytree(self.small_data(), self.folder / f"without {name}")
             (data / name).unlink()
@@ -43,23 +43,23 @@ class BadInputTest(LockstepTest):
         (data / name).write_bytes(change(whole))
         return data
 
-    def test_a_truncated_data_file(self):  # ctest: ranks=2
+    def test_a_truncated_data_file(self):
         data = self.damaged_data("data_batch_2.bin", lambda whole: whole[:-1])
         self.assert_train_refused(DAMAGED, ["data_batch_2.bin", "truncated"], data=data)
 
-    def test_a_data_file_cut_at_a_whole_record(self):  # ctest: ranks=2
+    def test_a_data_file_cut_at_a_whole_record(self):
         data = self.damaged_data("test_batch.bin", lambda whole: whole[:-RECORD_BYTES])
         self.assert_train_refused(DAMAGED, ["test_batch.bin", "truncated"], data=data)
 
-    def test_an_oversized_data_file(self):  # ctest: ranks=2
+    def test_an_oversized_data_file(self):
         data = self.damaged_data("data_batch_5.bin", lambda whole: whole + b"\0" * RECORD_BYTES)
         self.assert_train_refused(DAMAGED, "data_batch_5.bin", data=data)
 
-    def test_an_empty_data_file(self):  # ctest: ranks=2
+    def test_an_empty_data_file(self):
         data = self.damaged_data("data_batch_1.bin", lambda whole: b"")
         self.assert_train_refused(DAMAGED, ["data_batch_1.bin", "empty"], data=data)
 
-    def test_a_label_above_9(self):  # ctest: ranks=2
+    def test_a_label_above_9(self):
         at = 3 * RECORD_BYTES
         data = self.damaged_data("data_batch_4.bin", lambda whole: whole[:at] + b"\x0a" + whole[at + 1 :])
         self.assert_train_refused(DAMAGED, ["data_batch_4.bin", "record 3", "label 10"], data=data)
@@ -79,23 +79,23 @@ class BadInputTest(LockstepTest):
 
     # Words and settings.
 
-    def test_an_unknown_command_names_the_nearest(self):  # ctest: ranks=2
+    def test_an_unknown_command_names_the_nearest(self):
         for ranks in (0, 2):
             self.assert_refused(lockstep("trian", ranks=ranks), USAGE, "trian", "'train'")
 
-    def test_an_unknown_flag_names_the_nearest(self):  # ctest: ranks=2
+    def test_an_unknown_flag_names_the_nearest(self):
         self.assert_train_refused(USAGE, ["--epoch", "--epochs"], "--epoch", "3")
         self.assert_train_refused(USAGE, ["--max-stesp", "--max-steps"], "--max-stesp=3", ranks=(0,))
         self.assert_refused(lockstep("evaluate", "run", "--jsno"), USAGE, "--jsno", "--json")
 
-    def test_an_unknown_recipe_names_the_nearest(self):  # ctest: ranks=2
+    def test_an_unknown_recipe_names_the_nearest(self):
         self.assert_train_refused(USAGE, ["tutorail", "'tutorial'"], recipe="tutorail")
 
-    def test_an_unknown_setting_names_the_nearest(self):  # ctest: ranks=2
+    def test_an_unknown_setting_names_the_nearest(self):
         self.assert_train_refused(USAGE, ["optim.momentun", "'optim.momentum'"], "--set", "optim.momentun=0.9")
         self.assert_train_refused(USAGE, ["'lr'", "'optim.lr'"], "--set", "lr=0.1", ranks=(0,))
 
-    def test_a_value_out_of_range(self):  # ctest: ranks=2
+    def test_a_value_out_of_range(self):
         self.assert_train_refused(USAGE, ["optim.momentum", "1.5"], "--set", "optim.momentum=1.5")
         for setting, value in {
             "train.epochs": "-1",
@@ -112,7 +112,7 @@ class BadInputTest(LockstepTest):
         self.assert_train_refused(USAGE, "--threads", "--threads", "-2", ranks=(0,))
         self.assert_train_refused(USAGE, "--batch-per-rank", "--batch-per-rank", "0", "--lr-scale", "none", ranks=(0,))
 
-    def test_a_malformed_value(self):  # ctest: ranks=2
+    def test_a_malformed_value(self):
         self.assert_train_refused(USAGE, ["train.global_batch", "sixty"], "--set", "train.global_batch=sixty")
         for flags in (
             ["--set", "train.global_batch=64x"],
@@ -135,7 +135,7 @@ class BadInputTest(LockstepTest):
             with self.subTest(flags=flags):
                 self.assert_train_refused(USAGE, [], *flags, ranks=(0,))
 
-    def test_a_bad_recipe_file(self):  # ctest: ranks=2
+    def test_a_bad_recipe_file(self):
         recipe = self.folder / "mine.toml"
         for text, code, said in (
             ("[train\nepochs = 1\n", USAGE, ["mine.toml"]),
@@ -154,20 +154,20 @@ class BadInputTest(LockstepTest):
 
     # Launch.
 
-    def test_a_global_batch_that_the_ranks_do_not_divide(self):  # ctest: ranks=3
+    def test_a_global_batch_that_the_ranks_do_not_divide(self):
         self.assert_train_refused(USAGE, ["3 ranks", "64", "63"], ranks=(3,))
 
-    def test_more_ranks_than_images(self):  # ctest: ranks=6
+    def test_more_ranks_than_images(self):
         data = self.small_data(5, 5)
         self.assert_train_refused(LAUNCH, ["6 ranks", "5 training images"], "--set", "train.global_batch=6", data=data, ranks=(6,))
 
     # The run folder.
 
-    def test_a_folder_below_a_file(self):  # ctest: ranks=2
+    def test_a_folder_below_a_file(self):
         (self.folder / "file").write_text("")
         self.assert_train_refused(IO, "file/run", out=self.folder / "file" / "run")
 
-    def test_an_unwritable_folder(self):  # ctest: ranks=2
+    def test_an_unwritable_folder(self):
         folder = self.folder / "sealed"
         folder.mkdir(mode=0o555)
         before = ()
@@ -179,7 +179,7 @@ class BadInputTest(LockstepTest):
             result = lockstep(*self.words(out=folder / "run"), ranks=ranks, before=before)
             self.assert_refused(result, IO, str(folder / "run"))
 
-    def test_a_full_disk_at_the_start(self):  # ctest: ranks=2
+    def test_a_full_disk_at_the_start(self):
         folder = self.folder / "disk"
         folder.mkdir()
         before = in_mounted(folder, "size=8k", first="head -c 8192 /dev/zero > ballast 2> /dev/null")
@@ -189,7 +189,7 @@ class BadInputTest(LockstepTest):
             result = lockstep(*self.words(out=folder), ranks=ranks, before=before)
             self.assert_refused(result, IO, str(folder), "space")
 
-    def test_a_disk_that_fills_in_mid_run(self):  # ctest: ranks=2
+    def test_a_disk_that_fills_in_mid_run(self):
         # Room for the log, not for the 583 kB of weights after the first epoch.
         folder = self.folder / "disk"
         folder.mkdir()
@@ -216,13 +216,13 @@ class BadInputTest(LockstepTest):
     def test_a_step_that_throws_without_mpirun(self):
         self.assert_thrown(ranks=0, rank=0, step=3)
 
-    def test_rank_0_of_2_throws_in_mid_step(self):  # ctest: ranks=2
+    def test_rank_0_of_2_throws_in_mid_step(self):  # ctest: processors=2
         self.assert_thrown(ranks=2, rank=0, step=3)
 
-    def test_rank_1_of_2_throws_in_mid_step(self):  # ctest: ranks=2
+    def test_rank_1_of_2_throws_in_mid_step(self):  # ctest: processors=2
         self.assert_thrown(ranks=2, rank=1, step=3)
 
-    def test_rank_3_of_4_throws_in_the_first_step(self):  # ctest: ranks=4
+    def test_rank_3_of_4_throws_in_the_first_step(self):  # ctest: processors=4
         self.assert_thrown(ranks=4, rank=3, step=1)
 
     def test_a_malformed_fault_is_refused(self):
@@ -231,7 +231,7 @@ class BadInputTest(LockstepTest):
 
     # Weights.
 
-    def test_weights_that_are_not_there(self):  # ctest: ranks=2
+    def test_weights_that_are_not_there(self):
         for ranks in (0, 2):
             result = lockstep("evaluate", self.folder / "none", "--data-dir", self.small_data(), ranks=ranks)
             self.assert_refused(result, MISSING, "none")
@@ -239,7 +239,7 @@ class BadInputTest(LockstepTest):
         self.assert_refused(lockstep("evaluate", self.folder / "empty", "--data-dir", self.small_data()), MISSING, "empty")
         self.assert_refused(lockstep("info", self.folder / "none"), MISSING, "none")
 
-    def test_weights_that_are_something_else(self):  # ctest: ranks=2
+    def test_weights_that_are_something_else(self):
         path = self.folder / "text.pth"
         path.write_text("not weights\n" * 1000)
         for ranks in (0, 2):

@@ -1,8 +1,8 @@
 # lockstep_python_tests(LABEL script.py…): each test method of the scripts becomes a CTest case `LABEL.script.method`.
 #
 # What CTest must know about a case stands behind its `def`:
-#     def test_two_ranks_agree(self):  # ctest: ranks=2 serial timeout=90
-# ranks is the number of processors it keeps busy (default 1), serial keeps other cases away, timeout is in seconds (default 60).
+#     def test_two_ranks_agree(self):  # ctest: processors=2 serial timeout=90
+# processors: how many it keeps busy (default 1); serial: no other case may run meanwhile; timeout: in seconds (default 60).
 # A case that prints a line with "SKIPPED:" counts as skipped, not as passed.
 function(lockstep_python_tests label)
   foreach(script IN LISTS ARGN)
@@ -17,11 +17,11 @@ function(lockstep_python_tests label)
       endif()
       string(REGEX MATCH "def test_([a-z0-9_]+)" _ "${line}")
       set(method "${CMAKE_MATCH_1}")
-      set(ranks 1)
+      set(processors 1)
       set(timeout 60)
       set(serial OFF)
-      if(line MATCHES "ctest:.*ranks=([0-9]+)")
-        set(ranks "${CMAKE_MATCH_1}")
+      if(line MATCHES "ctest:.*processors=([0-9]+)")
+        set(processors "${CMAKE_MATCH_1}")
       endif()
       if(line MATCHES "ctest:.*timeout=([0-9]+)")
         set(timeout "${CMAKE_MATCH_1}")
@@ -32,7 +32,7 @@ function(lockstep_python_tests label)
       set(name "${label}.${module}.${method}")
       add_test(NAME "${name}" COMMAND "${TEST_PYTHON}" -B "${script}" "${class}.test_${method}")
       set_tests_properties("${name}" PROPERTIES
-        LABELS "${label}" PROCESSORS "${ranks}" TIMEOUT "${timeout}" RUN_SERIAL "${serial}"
+        LABELS "${label}" PROCESSORS "${processors}" TIMEOUT "${timeout}" RUN_SERIAL "${serial}"
         SKIP_REGULAR_EXPRESSION "SKIPPED:"
         ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep-cli>;TEST_DATA=${TEST_DATA};TEST_PROGRAMS=${CMAKE_BINARY_DIR};PYTHONPATH=${PROJECT_SOURCE_DIR}/tests/e2e")
     endforeach()

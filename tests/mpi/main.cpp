@@ -11,8 +11,8 @@ lockstep::World* the_world = nullptr;
 class OnlyFailures : public testing::EmptyTestEventListener {
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    fmt::print(stderr, "rank {}: {}:{}: {}\n", the_world->rank(), result.file_name() != nullptr ? result.file_name() : "?",
-               result.line_number(), result.message());
+    fmt::print(stderr, "rank {}: {}:{}: {}\n", the_world->rank(),
+               result.file_name() != nullptr ? result.file_name() : "?", result.line_number(), result.message());
   }
 };
 

@@ -1,5 +1,5 @@
-// Every operation of the backend against what arithmetic says, over types, odd sizes and strides. Values are small whole numbers, so
-// sums are exact in every type.
+// Every operation of the backend against what arithmetic says, over types, odd sizes and strides. Values are small
+// whole numbers, so sums are exact in every type.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <mpi.h>
@@ -127,7 +127,8 @@ TEST(MpiBackend, StridedTensorsAreReducedWhereTheyAre) {
 TEST(MpiBackend, Bfloat16AddsInFloat32AndRoundsToNearestEven) {
   if (world().size() != 2) return;  // with two ranks there is one addition, whose rounding can be said
   // 1 + 2^-8 lies halfway between two bfloat16 values: it goes to the even one, 1; 1 + 3 · 2^-8 goes up.
-  std::vector<at::Tensor> tensors = {(world().rank() == 0 ? at::tensor({1.0f, 1.0f}) : at::tensor({0x1p-8f, 0x3p-8f})).to(at::kBFloat16)};
+  std::vector<at::Tensor> tensors = {
+      (world().rank() == 0 ? at::tensor({1.0f, 1.0f}) : at::tensor({0x1p-8f, 0x3p-8f})).to(at::kBFloat16)};
   world().process_group()->allreduce(tensors)->wait();
   EXPECT_TRUE(at::equal(tensors[0].to(at::kFloat), at::tensor({1.0f, 1.0f + 0x1p-6f})));
 }

@@ -27,7 +27,8 @@ int main(int argc, char** argv) {
     constexpr int64_t kImage = 3 * 32 * 32;
     std::vector<float> pixels;
     std::vector<float> image(kImage);
-    while (std::fread(image.data(), sizeof(float), kImage, stdin) == kImage) pixels.insert(pixels.end(), image.begin(), image.end());
+    while (std::fread(image.data(), sizeof(float), kImage, stdin) == kImage)
+      pixels.insert(pixels.end(), image.begin(), image.end());
     const auto count = static_cast<int64_t>(pixels.size()) / kImage;
     const at::Tensor logits = net->forward(at::from_blob(pixels.data(), {count, 3, 32, 32}, at::kFloat)).contiguous();
     std::fwrite(logits.const_data_ptr<float>(), sizeof(float), static_cast<size_t>(logits.numel()), stdout);

@@ -18,8 +18,8 @@ int main() {
   int shuffle = 0;
   int drop_last = 0;
   int64_t epoch = 0;
-  while (std::scanf("%" SCNd64 " %d %d %d %" SCNu64 " %" SCNd64 " %d", &options.size, &options.world_size, &options.rank, &shuffle,
-                    &options.seed, &epoch, &drop_last) == 7) {
+  while (std::scanf("%" SCNd64 " %d %d %d %" SCNu64 " %" SCNd64 " %d", &options.size, &options.world_size,
+                    &options.rank, &shuffle, &options.seed, &epoch, &drop_last) == 7) {
     options.shuffle = shuffle != 0;
     options.drop_last = drop_last != 0;
     const lockstep::DistributedSampler sampler(options);

@@ -32,7 +32,7 @@ class TensorboardTest(LockstepTest):
     def test_events_equal_metrics_without_mpirun(self):
         self.assert_events_equal_metrics(ranks=0)
 
-    def test_events_equal_metrics_on_2_ranks(self):  # ctest: ranks=2
+    def test_events_equal_metrics_on_2_ranks(self):  # ctest: processors=2
         self.assert_events_equal_metrics(ranks=2)
 
 

@@ -81,8 +81,8 @@ MpiBackend::Works MpiBackend::allreduce_coalesced(std::vector<at::Tensor>& tenso
 MpiBackend::Works MpiBackend::allgather(std::vector<std::vector<at::Tensor>>& outputs, std::vector<at::Tensor>& inputs,
                                         const c10d::AllgatherOptions& options) {
   at::Tensor input = the_one(inputs).contiguous();
-  TORCH_CHECK(outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_), "all-gather wants one list of ", size_,
-              " output tensors");
+  TORCH_CHECK(outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_), "all-gather wants one list of ",
+              size_, " output tensors");
   std::vector<int64_t> shape = input.sizes().vec();
   shape.insert(shape.begin(), size_);
   at::Tensor gathered = at::empty(shape, input.options());
@@ -103,11 +103,12 @@ MpiBackend::Works MpiBackend::all_gather_single(at::Tensor& output, at::Tensor& 
   return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::_ALLGATHER_BASE, std::vector<at::Tensor>{output});
 }
 
-MpiBackend::Works MpiBackend::reduce_scatter(std::vector<at::Tensor>& outputs, std::vector<std::vector<at::Tensor>>& inputs,
+MpiBackend::Works MpiBackend::reduce_scatter(std::vector<at::Tensor>& outputs,
+                                             std::vector<std::vector<at::Tensor>>& inputs,
                                              const c10d::ReduceScatterOptions& options) {
   at::Tensor& output = the_one(outputs);
-  TORCH_CHECK(inputs.size() == 1 && inputs[0].size() == static_cast<size_t>(size_), "reduce-scatter wants one list of ", size_,
-              " input tensors");
+  TORCH_CHECK(inputs.size() == 1 && inputs[0].size() == static_cast<size_t>(size_), "reduce-scatter wants one list of ",
+              size_, " input tensors");
   at::Tensor input = at::stack(inputs[0]);
   reduce_scatter_single(output, input, options);
   return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::REDUCE_SCATTER, outputs);
@@ -120,8 +121,8 @@ MpiBackend::Works MpiBackend::reduce_scatter_single(at::Tensor& output, at::Tens
   const at::Tensor from = input.contiguous();
   at::Tensor to = output.is_contiguous() ? output : at::empty(output.sizes(), output.options());
   check_mpi(MPI_Reduce_scatter_block(from.data_ptr(), to.data_ptr(), whole_count(output.numel()),
-                                     types_.datatype(input.scalar_type()), types_.op(options.reduceOp, input.scalar_type()),
-                                     comm_),
+                                     types_.datatype(input.scalar_type()),
+                                     types_.op(options.reduceOp, input.scalar_type()), comm_),
             "MPI_Reduce_scatter_block");
   if (options.reduceOp == c10d::ReduceOp::AVG) to.div_(size_);
   if (!to.is_same(output)) output.copy_(to);
@@ -131,8 +132,8 @@ MpiBackend::Works MpiBackend::reduce_scatter_single(at::Tensor& output, at::Tens
 MpiBackend::Works MpiBackend::send(std::vector<at::Tensor>& tensors, int to, int tag) {
   const at::Tensor buffer = the_one(tensors).contiguous();
   MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Isend(buffer.data_ptr(), whole_count(buffer.numel()), types_.datatype(buffer.scalar_type()), to, tag, comm_,
-                      &request),
+  check_mpi(MPI_Isend(buffer.data_ptr(), whole_count(buffer.numel()), types_.datatype(buffer.scalar_type()), to, tag,
+                      comm_, &request),
             "MPI_Isend");
   return c10::make_intrusive<RequestWork>(rank_, c10d::OpType::SEND, request, buffer, buffer);
 }
@@ -141,8 +142,8 @@ MpiBackend::Works MpiBackend::recv(std::vector<at::Tensor>& tensors, int from, i
   const at::Tensor& target = the_one(tensors);
   const at::Tensor buffer = target.is_contiguous() ? target : at::empty(target.sizes(), target.options());
   MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Irecv(buffer.data_ptr(), whole_count(buffer.numel()), types_.datatype(buffer.scalar_type()), from, tag, comm_,
-                      &request),
+  check_mpi(MPI_Irecv(buffer.data_ptr(), whole_count(buffer.numel()), types_.datatype(buffer.scalar_type()), from, tag,
+                      comm_, &request),
             "MPI_Irecv");
   return c10::make_intrusive<RequestWork>(rank_, c10d::OpType::RECV, request, buffer, target);
 }

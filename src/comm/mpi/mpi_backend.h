@@ -15,8 +15,8 @@ namespace lockstep {
 ///
 /// Collectives block in the calling thread and return finished Works; send and recv return Works that finish in wait().
 /// Tensors may have any strides: dense ones are used in place, others through a contiguous copy.
-/// Types: MpiTypes::datatype. Collective: every rank makes the same calls in the same order with equal shapes and types.
-/// Bits: an all-reduce gives the same bits on every rank, and at 1 and 2 ranks those of any correct reduction.
+/// Types: MpiTypes::datatype. Collective: every rank makes the same calls in the same order with equal shapes and
+/// types. Bits: an all-reduce gives the same bits on every rank, and at 1 and 2 ranks those of any correct reduction.
 /// Errors: wrong arguments throw c10::Error; an error of MPI throws Error (ExitCode::rank_lost).
 class MpiBackend final : public c10d::Backend {
  public:
@@ -38,7 +38,8 @@ class MpiBackend final : public c10d::Backend {
   Works reduce_scatter(std::vector<at::Tensor>& outputs, std::vector<std::vector<at::Tensor>>& inputs,
                        const c10d::ReduceScatterOptions& options) override;
   /// input: `size` times the elements of output, in rank order.
-  Works reduce_scatter_single(at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& options) override;
+  Works reduce_scatter_single(at::Tensor& output, at::Tensor& input,
+                              const c10d::ReduceScatterOptions& options) override;
   Works send(std::vector<at::Tensor>& tensors, int to, int tag) override;
   Works recv(std::vector<at::Tensor>& tensors, int from, int tag) override;
   Works barrier(const c10d::BarrierOptions& options) override;

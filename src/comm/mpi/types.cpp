@@ -51,13 +51,20 @@ MpiTypes::~MpiTypes() {
 
 MPI_Datatype MpiTypes::datatype(c10::ScalarType type) const {
   switch (type) {
-    case c10::ScalarType::Float: return MPI_FLOAT;
-    case c10::ScalarType::Double: return MPI_DOUBLE;
-    case c10::ScalarType::BFloat16: return bfloat16_;
-    case c10::ScalarType::Int: return MPI_INT32_T;
-    case c10::ScalarType::Long: return MPI_INT64_T;
-    case c10::ScalarType::Byte: return MPI_UINT8_T;
-    default: TORCH_CHECK(false, "the MPI backend has no type for tensors of ", c10::toString(type));
+    case c10::ScalarType::Float:
+      return MPI_FLOAT;
+    case c10::ScalarType::Double:
+      return MPI_DOUBLE;
+    case c10::ScalarType::BFloat16:
+      return bfloat16_;
+    case c10::ScalarType::Int:
+      return MPI_INT32_T;
+    case c10::ScalarType::Long:
+      return MPI_INT64_T;
+    case c10::ScalarType::Byte:
+      return MPI_UINT8_T;
+    default:
+      TORCH_CHECK(false, "the MPI backend has no type for tensors of ", c10::toString(type));
   }
 }
 
@@ -66,10 +73,14 @@ MPI_Op MpiTypes::op(const c10d::ReduceOp& op, c10::ScalarType type) const {
   const bool integral = c10::isIntegralType(type, /*includeBool=*/false);
   switch (static_cast<c10d::ReduceOp::RedOpType>(op)) {
     case c10d::ReduceOp::SUM:
-    case c10d::ReduceOp::AVG: return bfloat16 ? bfloat16_sum_ : MPI_SUM;
-    case c10d::ReduceOp::PRODUCT: return bfloat16 ? bfloat16_product_ : MPI_PROD;
-    case c10d::ReduceOp::MIN: return bfloat16 ? bfloat16_min_ : MPI_MIN;
-    case c10d::ReduceOp::MAX: return bfloat16 ? bfloat16_max_ : MPI_MAX;
+    case c10d::ReduceOp::AVG:
+      return bfloat16 ? bfloat16_sum_ : MPI_SUM;
+    case c10d::ReduceOp::PRODUCT:
+      return bfloat16 ? bfloat16_product_ : MPI_PROD;
+    case c10d::ReduceOp::MIN:
+      return bfloat16 ? bfloat16_min_ : MPI_MIN;
+    case c10d::ReduceOp::MAX:
+      return bfloat16 ? bfloat16_max_ : MPI_MAX;
     case c10d::ReduceOp::BAND:
       if (integral) return MPI_BAND;
       break;
@@ -79,7 +90,8 @@ MPI_Op MpiTypes::op(const c10d::ReduceOp& op, c10::ScalarType type) const {
     case c10d::ReduceOp::BXOR:
       if (integral) return MPI_BXOR;
       break;
-    default: break;
+    default:
+      break;
   }
   TORCH_CHECK(false, "the MPI backend has no such reduction for tensors of ", c10::toString(type));
 }

@@ -26,8 +26,8 @@ class FinishedWork final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> future_;
 };
 
-/// A send or receive under way in `buffer`, copied to `target` at the end where they differ. The destructor waits for it, since
-/// MPI goes on using the buffer.
+/// A send or receive under way in `buffer`, copied to `target` at the end where they differ. The destructor waits for
+/// it, since MPI goes on using the buffer.
 class RequestWork final : public c10d::Work {
  public:
   RequestWork(int rank, c10d::OpType type, MPI_Request request, at::Tensor buffer, at::Tensor target);

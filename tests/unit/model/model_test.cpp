@@ -12,8 +12,10 @@ namespace {
 TEST(SjNet, HasTheTutorialsParameters) {
   const auto net = make_net("sjnet");
   const std::vector<std::pair<std::string, std::vector<int64_t>>> expected = {
-      {"model.0.weight", {32, 3, 5, 5}},  {"model.0.bias", {32}}, {"model.2.weight", {32, 32, 5, 5}}, {"model.2.bias", {32}},
-      {"model.4.weight", {64, 32, 5, 5}}, {"model.4.bias", {64}}, {"model.7.weight", {64, 1024}},     {"model.7.bias", {64}},
+      {"model.0.weight", {32, 3, 5, 5}},  {"model.0.bias", {32}},
+      {"model.2.weight", {32, 32, 5, 5}}, {"model.2.bias", {32}},
+      {"model.4.weight", {64, 32, 5, 5}}, {"model.4.bias", {64}},
+      {"model.7.weight", {64, 1024}},     {"model.7.bias", {64}},
       {"model.8.weight", {10, 64}},       {"model.8.bias", {10}}};
   std::vector<std::pair<std::string, std::vector<int64_t>>> found;
   int64_t count = 0;

@@ -40,8 +40,9 @@ TEST(Settings, TheTutorialIsUnshuffledPlainSgdWithBatch64) {
 
 TEST(Settings, SurviveARoundTripThroughTheirFile) {
   Settings settings = load_recipe("tutorial");
-  for (const char* assignment : {"optim.lr=0.1", "optim.momentum=0.3333333333333333", "data.dir=a \"folder\" with\\slash and ü",
-                                 "data.seed=9007199254740993", "optim.weight_decay=5e-4", "data.shuffle=true"}) {
+  for (const char* assignment :
+       {"optim.lr=0.1", "optim.momentum=0.3333333333333333", "data.dir=a \"folder\" with\\slash and ü",
+        "data.seed=9007199254740993", "optim.weight_decay=5e-4", "data.shuffle=true"}) {
     apply_setting(settings, assignment);
   }
   const Settings again = from_text(to_toml(settings));
@@ -61,7 +62,8 @@ TEST(Settings, ValuesOutOfRangeOrOfAnotherTypeAreRefusedWithWhatIsAllowed) {
   for (const char* assignment :
        {"optim.lr=-1", "optim.lr=nan", "optim.lr=fast", "optim.lr=", "train.global_batch=0", "train.global_batch=64.5",
         "train.global_batch=99999999999999999999", "data.shuffle=yes", "model.name=resnet", "optim.momentum=1.5"}) {
-    EXPECT_NE(message_of([&] { apply_setting(settings, assignment); }).find("allowed:"), std::string::npos) << assignment;
+    EXPECT_NE(message_of([&] { apply_setting(settings, assignment); }).find("allowed:"), std::string::npos)
+        << assignment;
   }
   message_of([&] { apply_setting(settings, "optim.lr"); });
 }
@@ -73,7 +75,9 @@ TEST(Settings, AFileNamesTheLineOfItsMistake) {
   EXPECT_NE(message_of([] { from_text("[model]\nname = 3\n"); }).find("allowed: one of: sjnet"), std::string::npos);
 }
 
-TEST(Settings, AMissingFileIsAMissingInput) { message_of([] { load_recipe("no/such.toml"); }, ExitCode::missing); }
+TEST(Settings, AMissingFileIsAMissingInput) {
+  message_of([] { load_recipe("no/such.toml"); }, ExitCode::missing);
+}
 
 TEST(Settings, NesterovWantsMomentum) {
   Settings settings;

@@ -1,4 +1,4 @@
-#include "cli/process.h"
+#include "data/process.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

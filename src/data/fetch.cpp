@@ -1,5 +1,6 @@
-#include "cli/fetch.h"
+#include "data/fetch.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -11,7 +12,7 @@
 #include <filesystem>
 #include <system_error>
 
-#include "cli/process.h"
+#include "data/process.h"
 #include "lockstep/cifar10.h"
 #include "lockstep/error.h"
 #include "store/files.h"
@@ -24,10 +25,11 @@ namespace fs = std::filesystem;
 constexpr const char* kSetFolder = "cifar-10-batches-bin";
 constexpr int kCurlCannotWrite = 23, kWgetFileError = 3;
 
-// A folder that vanishes with all it holds.
+// A folder that vanishes with all it holds; so does its parent if it was made for it and nothing else is in it by then.
 class TemporaryFolder {
  public:
-  explicit TemporaryFolder(const fs::path& parent) {
+  explicit TemporaryFolder(const fs::path& parent) : made_parent_(!fs::exists(parent)), parent_(parent) {
+    make_folder(parent.string());
     std::string name = (parent / ".fetch-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw file_error("make a folder in", parent.string(), errno);
     path_ = name;
@@ -35,12 +37,15 @@ class TemporaryFolder {
   ~TemporaryFolder() {
     std::error_code ignored;
     fs::remove_all(path_, ignored);
+    if (made_parent_) fs::remove(parent_, ignored);
   }
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
   const fs::path& path() const { return path_; }
 
  private:
+  bool made_parent_;
+  fs::path parent_;
   fs::path path_;
 };
 
@@ -76,7 +81,8 @@ void download(const FetchOptions& options, const std::string& archive) {
                 "install curl; or " + by_hand_hint(options));
   }
   if (result.exit_status == cannot_write) {
-    throw Error(ExitCode::io, fmt::format("cannot write {}", archive), fmt::format("see `df -h '{}'`", options.out));
+    throw Error(ExitCode::io, fmt::format("cannot write the archive to {}", options.out),
+                fmt::format("see `df -h '{}'`", options.out));
   }
   if (result.exit_status != 0) {
     throw Error(ExitCode::missing, fmt::format("cannot download {} ({})", options.url, result.describe()),
@@ -101,12 +107,12 @@ void verify(const FetchOptions& options, const std::string& archive) {
   }
 }
 
-void unpack(const std::string& archive, const std::string& folder) {
+void unpack(const FetchOptions& options, const std::string& archive, const std::string& folder) {
   const ProcessResult result =
       run_process({"tar", "--extract", "--gzip", "--no-same-owner", "--file", archive, "--directory", folder});
   if (result.not_found || result.exit_status != 0) {
-    throw Error(ExitCode::io, fmt::format("cannot unpack {} ({})", archive, result.describe()),
-                fmt::format("check that tar and gzip are installed, and the space: `df -h '{}'`", folder));
+    throw Error(ExitCode::io, fmt::format("cannot unpack the archive from {} ({})", options.url, result.describe()),
+                fmt::format("check that tar and gzip are installed, and the space: `df -h '{}'`", options.out));
   }
 }
 
@@ -129,16 +135,18 @@ bool already_there(const fs::path& target) {
 void fetch_cifar10(const FetchOptions& options) {
   const fs::path target = fs::path(options.out) / kSetFolder;
   if (already_there(target)) return;
-  make_folder(options.out);
   const TemporaryFolder temporary(options.out);
   const std::string archive = (temporary.path() / "archive.tar.gz").string();
   fmt::print("downloading {}\n", options.url);
   download(options, archive);
   verify(options, archive);
-  unpack(archive, temporary.path().string());
+  unpack(options, archive, temporary.path().string());
   const fs::path unpacked = temporary.path() / kSetFolder;
   Cifar10::open(unpacked.string(), Cifar10::Split::train);
   Cifar10::open(unpacked.string(), Cifar10::Split::test);
+  // A power cut after the rename may not leave files of zeros, which look like images.
+  const Descriptor folder = open_file(unpacked.string(), O_RDONLY | O_DIRECTORY);
+  if (!folder || ::syncfs(folder.number()) != 0) throw file_error("write", target.string(), errno);
   if (std::rename(unpacked.c_str(), target.c_str()) != 0) throw file_error("make", target.string(), errno);
 }
 

@@ -1,0 +1,12 @@
+# Every line of the list of settings in `lockstep train --help` stands in the page as it is.
+execute_process(COMMAND "${LOCKSTEP}" train --help OUTPUT_VARIABLE help COMMAND_ERROR_IS_FATAL ANY)
+file(READ "${PAGE}" page)
+string(FIND "${help}" "Settings (--set" begin)
+string(SUBSTRING "${help}" ${begin} -1 list)
+string(FIND "${list}" "\n" end_of_title)
+string(SUBSTRING "${list}" ${end_of_title} -1 list)
+string(STRIP "${list}" list)
+string(FIND "${page}" "${list}" at)
+if(at EQUAL -1)
+  message(FATAL_ERROR "${PAGE} does not hold this list:\n\n  ${list}")
+endif()
