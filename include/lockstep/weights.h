@@ -29,8 +29,9 @@ void load_state_dict(torch::nn::Module& module, const NamedTensors& tensors, con
 /// (ExitCode::io).
 void save_pth(const std::string& path, const NamedTensors& tensors);
 
-/// Reads a dict of tensors written by save_pth or by Python's `torch.save(dict(...))`.
-/// Throws Error: ExitCode::missing, ExitCode::damaged (not such a file, or torn), ExitCode::io.
+/// Reads a dict of tensors written by save_pth or by Python's `torch.save(net.state_dict(), path)` or
+/// `torch.save(dict(...))`, in its order. The checksums in the file are verified, and no code in it is run. Local.
+/// Throws Error: ExitCode::missing, ExitCode::damaged (not such a file, torn, or changed), ExitCode::io.
 NamedTensors load_pth(const std::string& path);
 
 }  // namespace lockstep

@@ -91,6 +91,7 @@ ProcessResult run_process(const std::vector<std::string>& command, const std::st
   if (to_us) ::posix_spawn_file_actions_adddup2(&setup.files, to_us.number(), STDOUT_FILENO);
 
   std::vector<char*> arguments;
+  arguments.reserve(command.size() + 1);
   for (const auto& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   ProcessResult result;

@@ -74,7 +74,7 @@ void Progress::step(const ProgressState& state) {
   last_ = now;
   if (terminal_) {
     // A full last column would wrap.
-    bar_ = mark_ + progress_text(state, columns(out_) - 1 - static_cast<int>(mark_.size()));
+    bar_ = mark_ + progress_text(state, std::max(1, columns(out_) - 1 - static_cast<int>(mark_.size())));
     draw();
   } else {
     line(progress_text(state, 0));

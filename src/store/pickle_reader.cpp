@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
-#include <memory>
+#include <deque>
 #include <unordered_map>
 #include <variant>
 
@@ -28,8 +28,8 @@ using Items = std::vector<Value>;
 struct Dict {
   std::vector<std::pair<Value, Value>> entries;
 };
-struct Value : std::variant<None, Opaque, int64_t, std::string, Global, Storage, at::Tensor, std::shared_ptr<Items>,
-                            std::shared_ptr<Dict>> {
+// Lists, tuples and dicts belong to the machine, so that neither a cycle nor deep nesting is a trouble when they go.
+struct Value : std::variant<None, Opaque, int64_t, std::string, Global, Storage, at::Tensor, Items*, Dict*> {
   using variant::variant;
 };
 
@@ -40,7 +40,7 @@ const T& as(const Value& value, const char* what) {
   return *found;
 }
 
-const Items& items_of(const Value& value, const char* what) { return *as<std::shared_ptr<Items>>(value, what); }
+const Items& items_of(const Value& value, const char* what) { return *as<Items*>(value, what); }
 
 at::ScalarType type_of_storage(const std::string& name) {
   static const std::unordered_map<std::string, at::ScalarType> types = {
@@ -69,6 +69,7 @@ class Machine {
   Value& top();
   void put_memo(uint64_t index) { memo_[index] = top(); }
   void get_memo(uint64_t index);
+  void push_items(Items items) { stack_.emplace_back(&items_.emplace_back(std::move(items))); }
   void make_tuple(std::size_t size);
   void set_items(const Items& keys_and_values);
   void append_items(Items items);
@@ -81,6 +82,8 @@ class Machine {
   const ZipReader& archive_;
   std::string_view code_;
   Items stack_;
+  std::deque<Items> items_;
+  std::deque<Dict> dicts_;
   std::vector<std::size_t> marks_;
   std::unordered_map<uint64_t, Value> memo_;
   std::unordered_map<std::string, at::Tensor> storages_;
@@ -136,51 +139,51 @@ void Machine::get_memo(uint64_t index) {
 }
 
 void Machine::make_tuple(std::size_t size) {
-  auto items = std::make_shared<Items>(size);
-  for (std::size_t i = size; i-- > 0;) (*items)[i] = pop();
-  stack_.emplace_back(std::move(items));
+  Items items(size);
+  for (std::size_t i = size; i-- > 0;) items[i] = pop();
+  push_items(std::move(items));
 }
 
 void Machine::set_items(const Items& keys_and_values) {
   if (keys_and_values.size() % 2 != 0) throw Malformed("its pickle has a key without a value");
-  const auto& dict = as<std::shared_ptr<Dict>>(top(), "a dict");
+  Dict* dict = as<Dict*>(top(), "a dict");
   for (std::size_t i = 0; i < keys_and_values.size(); i += 2) {
     dict->entries.emplace_back(keys_and_values[i], keys_and_values[i + 1]);
   }
 }
 
 void Machine::append_items(Items items) {
-  const auto& list = as<std::shared_ptr<Items>>(top(), "a list");
+  Items* list = as<Items*>(top(), "a list");
   for (Value& item : items) list->push_back(std::move(item));
 }
 
 Value Machine::run() {
   for (;;) {
     switch (const auto opcode = static_cast<uint8_t>(take(1)[0])) {
-      case 0x80:
+      case 0x80:  // PROTO
         take(1);
-        break;  // PROTO
-      case '.':
-        return pop();  // STOP
-      case '(':
+        break;
+      case '.':  // STOP
+        return pop();
+      case '(':  // MARK
         marks_.push_back(stack_.size());
-        break;  // MARK
-      case 'N':
+        break;
+      case 'N':  // NONE
         stack_.emplace_back(None{});
-        break;    // NONE
+        break;
       case 0x88:  // NEWTRUE
-      case 0x89:
+      case 0x89:  // NEWFALSE
         stack_.emplace_back(Opaque{});
-        break;  // NEWFALSE
-      case 'K':
+        break;
+      case 'K':  // BININT1
         stack_.emplace_back(static_cast<int64_t>(number(1)));
-        break;  // BININT1
-      case 'M':
+        break;
+      case 'M':  // BININT2
         stack_.emplace_back(static_cast<int64_t>(number(2)));
-        break;  // BININT2
-      case 'J':
+        break;
+      case 'J':  // BININT
         stack_.emplace_back(int64_t{static_cast<int32_t>(number(4))});
-        break;      // BININT
+        break;
       case 0x8a: {  // LONG1
         const auto size = static_cast<unsigned>(number(1));
         if (size > 8) throw Malformed("it holds a number of more than 64 bits");
@@ -189,54 +192,53 @@ Value Machine::run() {
         stack_.emplace_back(size == 0 ? int64_t{0} : static_cast<int64_t>(raw << unused) >> unused);
         break;
       }
-      case 'G':
-        take(8), stack_.emplace_back(Opaque{});
-        break;  // BINFLOAT
-      case 'X':
+      case 'G':  // BINFLOAT
+        take(8);
+        stack_.emplace_back(Opaque{});
+        break;
+      case 'X':  // BINUNICODE
         stack_.emplace_back(std::string(take(number(4))));
-        break;  // BINUNICODE
-      case ')':
-        stack_.emplace_back(std::make_shared<Items>());
-        break;  // EMPTY_TUPLE
-      case ']':
-        stack_.emplace_back(std::make_shared<Items>());
-        break;  // EMPTY_LIST
-      case '}':
-        stack_.emplace_back(std::make_shared<Dict>());
-        break;  // EMPTY_DICT
-      case 0x85:
+        break;
+      case ')':  // EMPTY_TUPLE
+      case ']':  // EMPTY_LIST
+        push_items({});
+        break;
+      case '}':  // EMPTY_DICT
+        stack_.emplace_back(&dicts_.emplace_back());
+        break;
+      case 0x85:  // TUPLE1
         make_tuple(1);
-        break;  // TUPLE1
-      case 0x86:
+        break;
+      case 0x86:  // TUPLE2
         make_tuple(2);
-        break;  // TUPLE2
-      case 0x87:
+        break;
+      case 0x87:  // TUPLE3
         make_tuple(3);
-        break;  // TUPLE3
-      case 't':
-        stack_.emplace_back(std::make_shared<Items>(pop_to_mark()));
-        break;  // TUPLE
-      case 'q':
+        break;
+      case 't':  // TUPLE
+        push_items(pop_to_mark());
+        break;
+      case 'q':  // BINPUT
         put_memo(number(1));
-        break;  // BINPUT
-      case 'r':
+        break;
+      case 'r':  // LONG_BINPUT
         put_memo(number(4));
-        break;  // LONG_BINPUT
-      case 'h':
+        break;
+      case 'h':  // BINGET
         get_memo(number(1));
-        break;  // BINGET
-      case 'j':
+        break;
+      case 'j':  // LONG_BINGET
         get_memo(number(4));
-        break;  // LONG_BINGET
-      case 'a':
+        break;
+      case 'a':  // APPEND
         append_items({pop()});
-        break;  // APPEND
-      case 'e':
+        break;
+      case 'e':  // APPENDS
         append_items(pop_to_mark());
-        break;  // APPENDS
-      case 'u':
+        break;
+      case 'u':  // SETITEMS
         set_items(pop_to_mark());
-        break;     // SETITEMS
+        break;
       case 's': {  // SETITEM
         Value value = pop();
         Value key = pop();
@@ -263,7 +265,7 @@ Value Machine::run() {
       case 'b':  // BUILD
         // What PyTorch adds to a state_dict: versions of modules, which no tensor needs.
         pop();
-        as<std::shared_ptr<Dict>>(top(), "a state_dict");
+        as<Dict*>(top(), "a state_dict");
         break;
       default:
         throw Malformed(fmt::format("it holds more than a dict of tensors (pickle opcode {:#04x})", opcode));
@@ -273,7 +275,7 @@ Value Machine::run() {
 
 Value Machine::reduce(const Global& function, const Items& arguments) {
   const auto& name = function.name;
-  if (name == "collections OrderedDict" && arguments.empty()) return std::make_shared<Dict>();
+  if (name == "collections OrderedDict" && arguments.empty()) return &dicts_.emplace_back();
   if (name == "torch._utils _rebuild_tensor_v2") return tensor(arguments);
   // torch.nn.Parameter, and the type that C++'s pickle_save writes beside a dict
   if ((name == "torch._utils _rebuild_parameter" || name == "torch.jit._pickle restore_type_tag") &&
@@ -343,8 +345,9 @@ NamedTensors read_pickled_tensors(const ZipReader& archive) {
   if (archive.has("byteorder") && archive.member("byteorder") != "little") {
     throw Malformed("its numbers are big-endian");
   }
-  const Value top = Machine(archive).run();
-  const auto* dict = std::get_if<std::shared_ptr<Dict>>(&top);
+  Machine machine(archive);
+  const Value top = machine.run();
+  const auto* dict = std::get_if<Dict*>(&top);
   if (dict == nullptr) throw Malformed("it holds no dict");
   NamedTensors tensors;
   for (const auto& [key, value] : (*dict)->entries) {

@@ -19,7 +19,7 @@ class EvaluationTest(LockstepTest):
             self.assertEqual(other, first, f"{ranks} ranks")
         return first
 
-    def test_the_digits_are_the_same_on_1_2_3_and_4_ranks(self):  # ctest: processors=4 timeout=120
+    def test_the_digits_are_the_same_on_1_2_3_and_4_ranks(self):  # ctest: processors=4
         result = json.loads(self.assert_same_digits(self.real_data(), (1, 2, 3, 4), "--json"))
         self.assertEqual(sum(kind["images"] for kind in result["classes"].values()), result["images"])
         self.assertEqual(sum(kind["correct"] for kind in result["classes"].values()), round(result["test_accuracy"] * result["images"]))

@@ -2,7 +2,7 @@
 #
 # What CTest must know about a case stands behind its `def`:
 #     def test_two_ranks_agree(self):  # ctest: processors=2 serial timeout=90
-# processors: how many it keeps busy (default 1); serial: no other case may run meanwhile; timeout: in seconds (default 60).
+# processors: how many it keeps busy (default 1); serial: no other case may run meanwhile; timeout: in seconds (default 120).
 # A case that prints a line with "SKIPPED:" counts as skipped, not as passed.
 function(lockstep_python_tests label)
   foreach(script IN LISTS ARGN)
@@ -18,7 +18,7 @@ function(lockstep_python_tests label)
       string(REGEX MATCH "def test_([a-z0-9_]+)" _ "${line}")
       set(method "${CMAKE_MATCH_1}")
       set(processors 1)
-      set(timeout 60)
+      set(timeout 120)
       set(serial OFF)
       if(line MATCHES "ctest:.*processors=([0-9]+)")
         set(processors "${CMAKE_MATCH_1}")

@@ -44,7 +44,7 @@ class InferenceTest(LockstepTest):
         self.assertGreater(np.abs(python).max(), 0.1)
         self.assertLess(difference, TOLERANCE)
 
-    def test_evaluation_of_trained_weights_equals_python(self):  # ctest: timeout=90
+    def test_evaluation_of_trained_weights_equals_python(self):
         data = self.real_data()
         run = self.folder / "run"
         self.train(run, "--max-steps", "60", "--set", "data.shuffle=true", "--set", "optim.momentum=0.9", data=data)

@@ -116,6 +116,18 @@ TEST_F(Written, ATerminalIsRedrawnTenTimesASecondAtMost) {
   EXPECT_GT(text().size(), first);
 }
 
+TEST_F(Written, TheMarkStandsBeforeEveryLineAndBar) {
+  {
+    Progress progress(file, false, false, "[SYNTHETIC] ");
+    progress.step({.step = 1, .total_steps = 1});
+    progress.line("done");
+  }
+  EXPECT_EQ(text(), "[SYNTHETIC] 100%  step 1/1\n[SYNTHETIC] done\n");
+  Progress progress(file, true, false, "[SYNTHETIC] ");
+  progress.step({.step = 1, .total_steps = 1});
+  EXPECT_THAT(text(), HasSubstr("\r\x1b[K[SYNTHETIC] ["));
+}
+
 TEST_F(Written, QuietPrintsNothing) {
   for (const bool terminal : {false, true}) {
     Progress progress(file, terminal, true);

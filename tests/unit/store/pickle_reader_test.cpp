@@ -167,6 +167,11 @@ TEST(PickleReader, RefusesAPickleThatMakesNoSense) {
   }
 }
 
+TEST(PickleReader, SurvivesDeepNestingAndCycles) {
+  expect_malformed("no dict", "\x80\x02)" + std::string(3'000'000, '\x85') + ".");
+  expect_malformed("no dict", "\x80\x02]q\0h\0a."s);
+}
+
 TEST(PickleReader, RefusesBigEndianNumbers) {
   const std::string bytes = archive(plain_dict(""), "big");
   EXPECT_THROW(read_pickled_tensors(ZipReader(bytes)), Malformed);
