@@ -1,29 +1,63 @@
+# shellcheck shell=bash disable=SC2034
 # What the launch scripts share. Sourced by bash; sets $top, the project's folder.
-top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+top=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 # fail CODE MESSAGE HINT: exit codes as docs/exit-codes.md has them.
 fail() {
-  printf '%s: error: %s\nhint: %s\n' "$(basename "$0")" "$2" "$3" >&2
+  printf '%s: error: %s\nhint: %s\n' "$(basename -- "$0")" "$2" "$3" >&2
   exit "$1"
 }
 
 say() { printf '%s\n' "$*" >&2; }
 
+# The comment at the head of a script, from line 2 to line $1, is its help.
+help() { sed -n "2,${1}s/^# \{0,1\}//p" "$0"; }
+
 # The folder of the .bin files below $1 (itself or its cifar-10-batches-bin); fails without.
 cifar_folder() {
   local dir
   for dir in "$1" "$1/cifar-10-batches-bin"; do
-    [ -f "$dir/data_batch_1.bin" ] && printf '%s\n' "$dir" && return 0
+    if [ -f "$dir/data_batch_1.bin" ]; then
+      printf '%s\n' "$dir"
+      return 0
+    fi
   done
   return 1
 }
 
-# Cores that this process may use.
-cores() { nproc; }
+# CPUs that this process may use. (nproc would take OMP_NUM_THREADS for an answer.)
+cpus() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }
+
+# A line for each CPU of this machine, the same for hyper-threads of one core. mpirun counts slots and binds in cores.
+cpu_table() { lscpu --parse=CORE,SOCKET 2>/dev/null | grep -v '^#' || seq "$(cpus)"; }
 
 # mpirun refuses to start as root unless told so twice: it cannot know that this is a container.
 allow_root() {
   if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   fi
+}
+
+# Passes mpirun's standard error on, less the pages that only repeat what a rank's own message and the exit code say. (Its --quiet
+# would also hide which rank was killed by a signal, and nobody else tells that.) It outlives an interrupt, to pass on the last words.
+less_noise() {
+  local line page='' rule
+  rule=$(printf -- '-%.0s' {1..74})
+  trap '' INT TERM HUP
+  while IFS= read -r line || [ -n "$line" ]; do
+    if [ -n "$page" ]; then
+      page+=$'\n'$line
+      [ "$line" = "$rule" ] || continue
+      case "$page" in
+        *'Primary job  terminated normally'* | *'processes exited with non-zero status'* | *'MPI_ABORT was invoked on rank'*) ;;
+        *) printf '%s\n' "$page" ;;
+      esac
+      page=
+    elif [ "$line" = "$rule" ]; then
+      page=$line
+    else
+      printf '%s\n' "$line"
+    fi
+  done
+  [ -z "$page" ] || printf '%s\n' "$page"
 }
