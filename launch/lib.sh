@@ -18,8 +18,8 @@ cifar_folder() {
   local dir
   for dir in "$1" "$1/cifar-10-batches-bin"; do
     if [ -f "$dir/data_batch_1.bin" ]; then
-      printf '%s\n' "$dir"
-      return 0
+      realpath -s -- "$dir"
+      return
     fi
   done
   return 1

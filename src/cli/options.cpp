@@ -23,6 +23,21 @@ std::vector<std::string> flags(const cxxopts::Options& options) {
   return all;
 }
 
+// cxxopts quotes the value it cannot take, not the flag; a person looks for the flag.
+std::string naming_the_flag(const std::string& message, const Words& words) {
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (!words[i].starts_with("--")) continue;
+    const size_t equals = words[i].find('=');
+    const std::string value = equals != std::string::npos ? words[i].substr(equals + 1)
+                              : i + 1 < words.size()      ? words[i + 1]
+                                                          : "";
+    if (!value.empty() && message.find(value) != std::string::npos) {
+      return fmt::format("'{}' is not a value for {}", value, words[i].substr(0, equals));
+    }
+  }
+  return message;
+}
+
 }  // namespace
 
 bool wants_help(const Words& words) {
@@ -54,7 +69,8 @@ std::optional<cxxopts::ParseResult> parse(cxxopts::Options& options, const Words
     }
     return std::nullopt;
   } catch (const cxxopts::exceptions::exception& error) {
-    throw Error(ExitCode::usage, error.what(), hint);
+    const bool value = dynamic_cast<const cxxopts::exceptions::incorrect_argument_type*>(&error) != nullptr;
+    throw Error(ExitCode::usage, value ? naming_the_flag(error.what(), words) : error.what(), hint);
   }
 }
 

@@ -135,6 +135,10 @@ class BadInputTest(LockstepTest):
             with self.subTest(flags=flags):
                 self.assert_train_refused(USAGE, [], *flags, ranks=(0,))
 
+    def test_a_malformed_value_is_told_with_its_flag(self):
+        self.assert_train_refused(USAGE, ["'two'", "--threads"], "--threads", "two", ranks=(0,))
+        self.assert_train_refused(USAGE, ["'3.5'", "--batch-per-rank"], "--batch-per-rank=3.5", ranks=(0,))
+
     def test_a_bad_recipe_file(self):
         recipe = self.folder / "mine.toml"
         for text, code, said in (
