@@ -30,6 +30,9 @@ void start_mpi() {
     // Alone: without this, Open MPI 4 starts a daemon beside the process, for MPI_Comm_spawn, which costs start-up
     // time.
     setenv("OMPI_MCA_ess_singleton_isolated", "1", /*overwrite=*/0);
+    // And it makes session folders beside those of other jobs, which may remove the common parent at that moment. One
+    // rank needs none.
+    setenv("OMPI_MCA_orte_create_session_dirs", "0", /*overwrite=*/0);
   }
   int provided = MPI_THREAD_SINGLE;
   if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {

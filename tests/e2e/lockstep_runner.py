@@ -4,7 +4,9 @@ Environment (CTest sets it): LOCKSTEP the executable, TEST_DATA the folder of th
 folder of the tests' own programs.
 """
 
+import atexit
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -62,6 +64,13 @@ def kill(pids):
             pass
 
 
+@functools.cache
+def session_folder():
+    folder = tempfile.mkdtemp(prefix="ompi-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def mpirun(ranks):
     """mpirun and its flags for any machine: more ranks than cores are fine, no rank is tied to one core."""
     return ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
@@ -70,6 +79,8 @@ def mpirun(ranks):
 def environment(job, extra=None):
     env = {key: value for key, value in os.environ.items() if not key.startswith("LOCKSTEP")}
     env["LOCKSTEP_TEST_JOB"] = job
+    # Open MPI's jobs make and remove one folder in common, and now and then one removes it under another's feet.
+    env["OMPI_MCA_orte_tmpdir_base"] = str(session_folder())
     if os.geteuid() == 0:
         env["OMPI_ALLOW_RUN_AS_ROOT"] = env["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
     env.update(extra or {})
