@@ -1,4 +1,5 @@
 // Trains sjnet on CIFAR-10 over all ranks with the library alone:  mpirun -n 2 example_train DATA_DIR [STEPS]
+#include <ATen/Context.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <torch/optim/sgd.h>
 
@@ -23,9 +24,10 @@ int main(int argc, char** argv) try {
   const auto test_set = Cifar10::open(folder, Cifar10::Split::test);
   const DistributedSampler sampler({.size = train_set.size(), .world_size = world.size(), .rank = world.rank()});
 
+  at::manual_seed(0);  // LibTorch's own seed differs from run to run
   const auto net = make_net("sjnet");
   DistributedDataParallel ddp(world, net);  // from here on every rank holds rank 0's weights
-  torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.01).momentum(0.9));
+  torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.003).momentum(0.9));
 
   const size_t batch = 32;  // on each rank
   at::Tensor images, labels;

@@ -15,8 +15,9 @@ class ExampleTest(LockstepTest):
         self.assertEqual(result.rc, 0, str(result))
         losses = [float(line.split()[3]) for line in result.stdout.splitlines() if line.startswith("step ")]
         self.assertEqual(len(losses), 6, str(result))
-        self.assertLess(losses[-1], losses[0] - 0.5, str(result))
-        self.assertIn("accuracy", result.stdout)
+        self.assertLess(losses[-1], losses[0], str(result))
+        accuracy = float(result.stdout.split("accuracy ")[1].split()[0])
+        self.assertGreater(accuracy, 25, str(result))  # of ten classes; blind guessing gives 10
         self.assertTrue((self.folder / "example.pth").exists())
 
     def test_the_example_is_under_60_lines(self):
