@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -20,8 +23,19 @@ class World;
 struct DdpOptions {
   /// Gradients are reduced in buckets of about this many bytes, the first one included.
   int64_t bucket_bytes = 256 * 1024;
-  /// Allows forward passes that leave parameters unused; costs a walk of the graph in every step.
+  /// Allows forward passes that leave parameters unused, on some ranks or on all; costs a walk of the graph and a small
+  /// all-reduce in every step.
   bool find_unused_parameters = false;
+
+  /// Whether buckets travel while backward computes the next ones. `automatic`: between hosts, and where every rank has
+  /// a core beyond its threads. Results do not depend on it.
+  enum class Overlap { automatic, on, off };
+  Overlap overlap = Overlap::automatic;
+
+  /// How float32 gradients travel. bf16: rounded to bfloat16 (8 bits of mantissa) after the multiplication by 1 / world
+  /// size and after each addition, which halves the bytes and keeps about 2 to 3 digits; docs/ddp.md has figures.
+  enum class Wire { fp32, bf16 };
+  Wire wire = Wire::fp32;
 };
 
 /// What DistributedDataParallel does for every type of module. Not for direct use.
@@ -35,10 +49,28 @@ class DdpEngine {
   void begin_forward();
   void end_forward(const std::vector<at::Tensor>& outputs);
   void zero_grad();
+  void sync_buffers();
+  bool set_sync(bool on);  // gives what was set before
+  bool overlap() const;
 
  private:
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;  // shared with callbacks of a backward pass under way
+};
+
+/// As long as it lives, backward passes only add to the gradients of this rank and nothing is sent.
+class NoSync {
+ public:
+  explicit NoSync(DdpEngine& engine) : engine_(&engine), before_(engine.set_sync(false)) {}
+  ~NoSync() {
+    if (engine_ != nullptr) engine_->set_sync(before_);
+  }
+  NoSync(NoSync&& other) noexcept : engine_(std::exchange(other.engine_, nullptr)), before_(other.before_) {}
+  NoSync& operator=(NoSync&&) = delete;
+
+ private:
+  DdpEngine* engine_;
+  bool before_;
 };
 
 /// Wraps a module so that `loss.backward()` returns with gradients averaged over all ranks, as PyTorch's
@@ -50,15 +82,25 @@ class DdpEngine {
 ///     torch::optim::SGD optimizer(net->parameters(), 0.01);
 ///     for (…) {
 ///       auto loss = cross_entropy(ddp.forward(images), labels);   // mean over this rank's images
-///       ddp.zero_grad();                                           // not optimizer.zero_grad(): gradients are views
-///       of buckets loss.backward(); optimizer.step();
+///       ddp.zero_grad();      // not optimizer.zero_grad(): gradients are views of buckets
+///       loss.backward();
+///       optimizer.step();
 ///     }
 ///
-/// Collective, in the same order on every rank: construction (compares shapes, copies parameters and buffers from rank
-/// 0), forward (buffers follow rank 0) and backward. Gradients are multiplied by 1 / world size, then summed; with a
-/// loss that is the mean over equal shares this is the gradient of the global mean. Without gradient mode, forward is
-/// only the module's. Throws c10::Error when the ranks' modules differ, Error (rank_lost) from backward when
-/// communication fails. The World outlives it. One thread.
+/// The module's forward gives a tensor, or tensors in vectors, tuples, pairs, optionals and maps. Its parameters may be
+/// shared between layers, frozen (also all of them), of several dtypes and of any strides; which ones are trainable
+/// must not change afterwards.
+///
+/// Collective, in the same order on every rank: construction (agrees on names, shapes, dtypes, strides and versions,
+/// and copies parameters and buffers from rank 0), forward (buffers follow rank 0, as in PyTorch: the forward after a
+/// synchronised one copies them) and backward, unless a NoSync lives. Gradients are multiplied by 1 / world size, then
+/// summed; with a loss that is the mean over equal shares this is the gradient of the global mean. With unequal shares
+/// multiply the loss by `share_of_mean`. Without gradient mode, forward is only the module's.
+///
+/// Throws: Error (launch) from the constructor on every rank when the ranks' modules differ, naming the first
+/// difference; Error (internal) from backward when a parameter got no gradient in it, naming that (this rank only: end
+/// the job); Error (rank_lost) from backward when communication fails or a deadline passes (World::set_deadline).
+/// The World and the module outlive it. One thread.
 template <typename Module>
 class DistributedDataParallel {
  public:
@@ -70,25 +112,64 @@ class DistributedDataParallel {
   auto forward(Inputs&&... inputs) {
     engine_.begin_forward();
     auto output = module_->forward(std::forward<Inputs>(inputs)...);
-    engine_.end_forward(tensors_of(output));
+    std::vector<at::Tensor> tensors;
+    collect(output, tensors);
+    engine_.end_forward(tensors);
     return output;
   }
 
   /// Local: forgets the gradients. Use it in place of Optimizer::zero_grad and Module::zero_grad.
   void zero_grad() { engine_.zero_grad(); }
 
+  /// Local: gradients of several backward passes add up without communication while the result lives; the first pass
+  /// after it, forward and backward, averages them all:
+  ///
+  ///     { auto guard = ddp.no_sync(); loss_of(first_half).backward(); }
+  ///     loss_of(second_half).backward();
+  [[nodiscard]] NoSync no_sync() { return NoSync(engine_); }
+
+  /// Collective: rank 0's buffers (the statistics of batch norms) replace those of all ranks. For evaluation and
+  /// saving: during training each rank's own forward passes change them.
+  void sync_buffers() { engine_.sync_buffers(); }
+
+  /// Local: whether communication overlaps backward, `automatic` resolved.
+  bool overlap() const { return engine_.overlap(); }
+
   const std::shared_ptr<Module>& module() const { return module_; }
 
  private:
-  static std::vector<at::Tensor> tensors_of(const at::Tensor& output) { return {output}; }
-  static std::vector<at::Tensor> tensors_of(const std::vector<at::Tensor>& outputs) { return outputs; }
-  template <typename... Tensors>
-  static std::vector<at::Tensor> tensors_of(const std::tuple<Tensors...>& outputs) {
-    return std::apply([](const auto&... tensors) { return std::vector<at::Tensor>{tensors...}; }, outputs);
+  using Tensors = std::vector<at::Tensor>;
+  static void collect(const at::Tensor& output, Tensors& tensors) { tensors.push_back(output); }
+  template <typename T>
+  static void collect(const std::vector<T>& outputs, Tensors& tensors) {
+    for (const T& output : outputs) collect(output, tensors);
+  }
+  template <typename T>
+  static void collect(const std::optional<T>& output, Tensors& tensors) {
+    if (output) collect(*output, tensors);
+  }
+  template <typename Key, typename T>
+  static void collect(const std::map<Key, T>& outputs, Tensors& tensors) {
+    for (const auto& [key, output] : outputs) collect(output, tensors);
+  }
+  template <typename First, typename Second>
+  static void collect(const std::pair<First, Second>& outputs, Tensors& tensors) {
+    collect(outputs.first, tensors);
+    collect(outputs.second, tensors);
+  }
+  template <typename... T>
+  static void collect(const std::tuple<T...>& outputs, Tensors& tensors) {
+    std::apply([&](const auto&... output) { (collect(output, tensors), ...); }, outputs);
   }
 
   std::shared_ptr<Module> module_;
   DdpEngine engine_;
 };
+
+/// The factor for the loss of a rank whose mean is over `mine` of `all` images: the average over `world_size` ranks of
+/// the gradients so scaled is the gradient of the mean over all images. Exactly 1 when the shares are equal.
+inline double share_of_mean(int64_t mine, int64_t all, int world_size) {
+  return static_cast<double>(mine) * world_size / static_cast<double>(all);
+}
 
 }  // namespace lockstep

@@ -21,6 +21,9 @@ struct Settings {
   int64_t train_max_steps = 0;      ///< 0: no limit
   int64_t train_global_batch = 64;  ///< images a step over all ranks
   int64_t train_seed = 0;
+  int64_t train_accumulate = 1;     ///< backward passes of a step on each rank
+  int64_t train_virtual_ranks = 0;  ///< 0: off
+  double train_clip_norm = 0;       ///< 0: off
 
   std::string optim_name = "sgd";
   double optim_lr = 0.01;
@@ -35,6 +38,11 @@ struct Settings {
   int64_t log_every_steps = 100;  ///< 0: never
 
   int64_t ddp_bucket_bytes = 256 * 1024;
+  std::string ddp_overlap = "auto";
+  std::string ddp_wire = "fp32";
+  int64_t ddp_audit_every = 500;  ///< steps; 0: never
+
+  double watch_deadline_s = 300;  ///< 0: none
 };
 
 /// A recipe of the binary by its name, or a TOML file (a name with a slash or ending in .toml). Settings it leaves out

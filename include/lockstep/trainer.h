@@ -18,6 +18,9 @@ struct TrainRequest {
   std::string out;                ///< the run folder; empty: runs/RECIPE-YYYYMMDD-HHMMSS
   bool overwrite = false;         ///< replace a run that `out` holds
   bool quiet = false;             ///< nothing on the console but warnings and errors
+  std::string trace;              ///< a file for a timeline of some steps in Chrome's trace format; empty: none
+  int64_t trace_first = 11;       ///< the first and the last of these steps
+  int64_t trace_last = 20;
 };
 
 struct TrainResult {

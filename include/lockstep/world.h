@@ -34,13 +34,14 @@ class AgreedError : public Error {
 ///     auto mean = ...; world.process_group()->allreduce(...);
 ///
 /// A World is used from the thread that built it. Errors of collective calls are thrown as `Error`
-/// with ExitCode::rank_lost. Destroying a World while an exception unwinds does not wait for other ranks: call
-/// `abort` for that.
+/// with ExitCode::rank_lost; after one, every further collective fails the same way. Destroying a World while an
+/// exception unwinds does not wait for other ranks: call `abort` for that.
 class World {
  public:
   struct Options {
     /// LibTorch's threads on this rank; 0: the cores of the affinity mask divided by the local ranks that share them.
     int threads = 0;
+    double deadline_s = 0;  ///< as set_deadline
   };
 
   /// Collective: every rank of the job builds its World. Throws Error (ExitCode::launch) when MPI cannot serialise
@@ -66,6 +67,13 @@ class World {
   /// Include <torch/csrc/distributed/c10d/ProcessGroup.hpp> to use it.
   const c10::intrusive_ptr<c10d::ProcessGroup>& process_group();
 
+  /// Local: seconds that a collective or message may wait for other ranks before it fails with Error (rank_lost), and
+  /// with it all that follow; 0, the default: for ever. Holds for the calls after it, on the process group too.
+  void set_deadline(double seconds);
+
+  /// Local: seconds that this rank's threads have spent waiting for communication so far.
+  double comm_wait_s() const;
+
   /// Collective: returns when every rank has called it.
   void barrier();
 
@@ -88,6 +96,7 @@ class World {
   [[noreturn]] void abort(int code, double grace_s = 5) noexcept;
 
   struct Impl;
+  Impl& impl() { return *impl_; }  ///< for Lockstep's own rooms
 
  private:
   std::unique_ptr<Impl> impl_;

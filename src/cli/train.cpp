@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstdio>
 
 #include "cli/data_folder.h"
 #include "cli/options.h"
@@ -32,6 +33,10 @@ cxxopts::Options train_options() {
        cxxopts::value<int>()->default_value("0"), "N")                                                          //
       ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")           //
       ("set", "Any setting; may be repeated", cxxopts::value<std::vector<std::string>>(), "SECTION.KEY=VALUE")  //
+      ("trace", "A timeline of some steps in Chrome's trace format, one lane a rank (open it in ui.perfetto.dev)",
+       cxxopts::value<std::string>(), "FILE")  //
+      ("trace-steps", "With --trace: the steps", cxxopts::value<std::string>()->default_value("11:20"),
+       "FIRST:LAST")  //
       ("quiet", "Print nothing but warnings and errors");
   return options;
 }
@@ -87,6 +92,14 @@ TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size) {
   if (flags.count("out") > 0) request.out = flags["out"].as<std::string>();
   request.overwrite = flags.count("overwrite") > 0;
   request.quiet = flags.count("quiet") > 0;
+  if (flags.count("trace") > 0) request.trace = flags["trace"].as<std::string>();
+  const std::string steps = flags["trace-steps"].as<std::string>();
+  char rest = 0;
+  if (std::sscanf(steps.c_str(), "%ld:%ld%c", &request.trace_first, &request.trace_last, &rest) != 2 ||
+      request.trace_first < 1 || request.trace_last < request.trace_first) {
+    throw Error(ExitCode::usage, fmt::format("--trace-steps {} is not a range of steps", steps),
+                "for instance --trace-steps 11:20; steps count from 1");
+  }
   const std::string device = flags["device"].as<std::string>();
   if (device == "cuda") {
     throw Error(ExitCode::launch, "this build of Lockstep has no CUDA", "use --device cpu");
@@ -120,7 +133,8 @@ int train_command(const Words& words) {
                     "allowed: from 0 (automatic) to 4096");
       }
       request = request_from(*flags, world.size());
-      world.set_threads(threads);
+      // Bits depend on the threads of a rank; with virtual ranks they shall not depend on the machine's cores.
+      world.set_threads(threads == 0 && request.settings.train_virtual_ranks > 0 ? 1 : threads);
     });
     train(world, request);
     return 0;

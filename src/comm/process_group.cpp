@@ -1,15 +1,33 @@
 // World::process_group lives here, not in the world room: world knows nothing of c10d.
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
+#include "comm/group.h"
 #include "comm/mpi/mpi_backend.h"
 #include "world/world_impl.h"
 
 namespace lockstep {
+namespace {
+
+MpiBackend& mpi_backend(World& world) {
+  return dynamic_cast<MpiBackend&>(*world.process_group()->getBackend(c10::DeviceType::CPU));
+}
+
+}  // namespace
+
+void set_overlap(World& world, bool on) { mpi_backend(world).set_overlap(on); }
+
+bool overlap_pays(World& world) {
+  if (world.size() == 1) return false;
+  return world.hosts() > 1 || world.cores() >= (world.threads() + 1) * world.impl().sharers;
+}
+
+void finish_collectives(World& world) { mpi_backend(world).finish_collectives(); }
 
 const c10::intrusive_ptr<c10d::ProcessGroup>& World::process_group() {
   using Group = c10::intrusive_ptr<c10d::ProcessGroup>;
   if (!impl_->process_group) {
-    auto backend = c10::make_intrusive<MpiBackend>(impl_->comm, impl_->rank, impl_->size);
+    auto backend =
+        c10::make_intrusive<MpiBackend>(impl_->comm, impl_->messages, impl_->rank, impl_->size, *impl_->comm_thread);
     auto group = c10::make_intrusive<c10d::ProcessGroup>(impl_->rank, impl_->size);
     group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM, backend);
     group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);

@@ -1,9 +1,11 @@
 #include "log/text.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 namespace lockstep {
 
@@ -23,6 +25,20 @@ std::string grouped(int64_t number) {
     text.insert(static_cast<std::size_t>(at), 1, ',');
   }
   return text;
+}
+
+std::string hosts_text(const std::vector<std::string>& host_of_rank) {
+  std::map<std::string, int> ranks;
+  for (const std::string& host : host_of_rank) ++ranks[host];
+  std::vector<std::string> parts;
+  for (const auto& [host, count] : ranks) {
+    if (parts.size() == 8) {
+      parts.push_back("…");
+      break;
+    }
+    parts.push_back(fmt::format("{}: {}", host, count));
+  }
+  return fmt::format("{}", fmt::join(parts, ", "));
 }
 
 }  // namespace lockstep

@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <map>
 #include <vector>
 
 #include "lockstep/cifar10.h"
@@ -14,21 +13,6 @@
 
 namespace lockstep {
 namespace {
-
-// "a: 2, b: 2", and long lists cut short.
-std::string hosts_text(const std::vector<std::string>& hosts) {
-  std::map<std::string, int> ranks;
-  for (const std::string& host : hosts) ++ranks[host];
-  std::vector<std::string> parts;
-  for (const auto& [host, count] : ranks) {
-    if (parts.size() == 8) {
-      parts.push_back("…");
-      break;
-    }
-    parts.push_back(fmt::format("{}: {}", host, count));
-  }
-  return fmt::format("{}", fmt::join(parts, ", "));
-}
 
 std::string network_table(const NamedTensors& parameters) {
   int64_t total = 0;
@@ -67,7 +51,20 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
   row("device", "cpu");
   row("data", fmt::format("{}{}: {} training and {} test images", synthetic, train_set.folder(),
                           grouped(train_set.size()), grouped(test_set.size())));
-  row("batch", fmt::format("{} images a step, {} on each rank", settings.train_global_batch, plan.batch_per_rank));
+  row("batch", fmt::format("{} images a step, {} on each rank{}", plan.global_batch,
+                           plan.most_per_rank == plan.least_per_rank
+                               ? fmt::format("{}", plan.most_per_rank)
+                               : fmt::format("{} or {}", plan.most_per_rank, plan.least_per_rank),
+                           plan.accumulate > 1 ? fmt::format(", in {} passes a shard", plan.accumulate) : ""));
+  if (settings.train_virtual_ranks > 0) {
+    row("shards", fmt::format("{} virtual ranks, {} on each rank: the same bits at any rank count, ≈ {:.0f} % slower "
+                              "(measured just now)",
+                              plan.shards, plan.shards_per_rank, std::max(0.0, 100 * facts.virtual_ranks_slower)));
+  } else if (world.size() > 1) {
+    row("gradients", fmt::format("averaged in buckets of {} bytes, {} backward{}", grouped(settings.ddp_bucket_bytes),
+                                 facts.overlap ? "travelling during" : "in the thread of",
+                                 settings.ddp_wire == "bf16" ? ", sent as bf16" : ""));
+  }
   row("steps", fmt::format("{} an epoch, {} in all", grouped(plan.steps_per_epoch), grouped(plan.total_steps)));
   row("rate",
       fmt::format("{} ({}, momentum {}{}, weight decay {})", settings.optim_lr, settings.optim_name,

@@ -15,7 +15,9 @@ class World;
 struct BannerFacts {
   std::string recipe;
   std::string out;
-  std::string fault;  ///< planted for a test; empty: none
+  std::string fault;                ///< planted for a test; empty: none
+  bool overlap = false;             ///< gradients travel while backward computes
+  double virtual_ranks_slower = 0;  ///< fraction, measured
 };
 
 /// Collective: the text of several lines, on rank 0; empty elsewhere.

@@ -11,6 +11,17 @@
 #include "world/launcher.h"
 
 namespace lockstep {
+namespace {
+
+nlohmann::ordered_json to_json(const Spread& spread) {
+  return {{"min", spread.least}, {"median", spread.median}, {"max", spread.most}, {"worst_rank", spread.worst_rank}};
+}
+
+std::string text_of(const Spread& spread) {
+  return fmt::format("{:.2f}/{:.2f}/{:.2f} (rank {})", spread.least, spread.median, spread.most, spread.worst_rank);
+}
+
+}  // namespace
 
 RunLog::RunLog(const Options& options)
     : options_(options),
@@ -46,7 +57,7 @@ void RunLog::start(int world_size, int threads, int64_t parameters) {
         {"world_size", world_size},
         {"threads", threads},
         {"parameters", parameters},
-        {"batch_per_rank", options_.plan.batch_per_rank},
+        {"batch_per_rank", options_.plan.most_per_rank},
         {"total_steps", options_.plan.total_steps}});
 }
 
@@ -63,20 +74,37 @@ void RunLog::step(int64_t step, int64_t epoch, double images_per_s) {
                   .seconds_left = seconds_left(step)});
 }
 
-void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, double images_per_s) {
+void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, double images_per_s,
+                   const StepFigures& figures) {
   last_loss_ = train_loss;
   progress_.line(fmt::format("epoch {:<3} step {:>6} of {}  train loss {:.4f}  {:>7} images/s  {} left", epoch, step,
                              options_.plan.total_steps, train_loss, grouped(std::llround(images_per_s)),
                              human_duration(seconds_left(step))));
+  if (options_.world_size > 1) {
+    progress_.line(
+        fmt::format("          ms a step, min/median/max of the ranks (worst): compute {}  data {}  waiting {}",
+                    text_of(figures.compute), text_of(figures.data_wait), text_of(figures.comm_wait)));
+  }
   json({{"event", "train"},
         {"step", step},
         {"epoch", epoch},
         {"train_loss", train_loss},
         {"lr", lr},
-        {"images_per_s", images_per_s}});
+        {"images_per_s", images_per_s},
+        {"compute_ms", to_json(figures.compute)},
+        {"data_wait_ms", to_json(figures.data_wait)},
+        {"comm_wait_ms", to_json(figures.comm_wait)}});
   events_.scalar("train_loss", step, train_loss);
   events_.scalar("lr", step, lr);
   events_.scalar("images_per_s", step, images_per_s);
+  for (const auto& [name, spread] :
+       {std::pair{"compute_ms", figures.compute}, std::pair{"data_wait_ms", figures.data_wait},
+        std::pair{"comm_wait_ms", figures.comm_wait}}) {
+    events_.scalar(fmt::format("{}/min", name), step, spread.least);
+    events_.scalar(fmt::format("{}/median", name), step, spread.median);
+    events_.scalar(fmt::format("{}/max", name), step, spread.most);
+    events_.scalar(fmt::format("{}/worst_rank", name), step, spread.worst_rank);
+  }
 }
 
 void RunLog::test(int64_t step, int64_t epoch, const Evaluation& result, double seconds) {

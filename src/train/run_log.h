@@ -12,6 +12,7 @@
 #include "log/json_lines.h"
 #include "log/progress.h"
 #include "train/plan.h"
+#include "train/step_clock.h"
 
 namespace lockstep {
 
@@ -25,6 +26,7 @@ class RunLog {
     int64_t epochs = 0;
     bool logs = true;  ///< train() will be called now and then
     Plan plan;
+    int world_size = 1;
   };
   explicit RunLog(const Options& options);
 
@@ -34,7 +36,8 @@ class RunLog {
   void step(int64_t step, int64_t epoch, double images_per_s);
   /// After the first step: seconds from the start of the process.
   void first_step(double startup_s);
-  void train(int64_t step, int64_t epoch, double train_loss, double lr, double images_per_s);
+  void train(int64_t step, int64_t epoch, double train_loss, double lr, double images_per_s,
+             const StepFigures& figures);
   void test(int64_t step, int64_t epoch, const Evaluation& result, double seconds);
   void weights(const std::string& path);
   void end(int64_t steps, const std::string& reason);

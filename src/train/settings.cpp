@@ -44,6 +44,11 @@ const std::vector<Info>& infos() {
       {"train.max_steps", &Settings::train_max_steps, "stop after this many steps; 0: no limit", 0, kMostSteps},
       {"train.global_batch", &Settings::train_global_batch, "images a step, over all ranks", 1, 1e6},
       {"train.seed", &Settings::train_seed, "seed of the initial weights", 0, 9e18},
+      {"train.accumulate", &Settings::train_accumulate, "backward passes that a rank's share of a step is cut into", 1,
+       1e6},
+      {"train.virtual_ranks", &Settings::train_virtual_ranks,
+       "micro-shards of a step, for the same bits at any rank count that divides them; 0: off", 0, 65536},
+      {"train.clip_norm", &Settings::train_clip_norm, "longest gradient over all parameters; 0: no limit", 0, 1e30},
       {"optim.name", &Settings::optim_name, "the optimizer", 0, 0, {"sgd"}},
       {"optim.lr", &Settings::optim_lr, "learning rate", 0, 1e6},
       {"optim.lr_scale",
@@ -59,6 +64,16 @@ const std::vector<Info>& infos() {
       {"eval.every_epochs", &Settings::eval_every_epochs, "epochs between evaluations; 0: never", 0, 1e9},
       {"log.every_steps", &Settings::log_every_steps, "steps between lines of the log; 0: never", 0, kMostSteps},
       {"ddp.bucket_bytes", &Settings::ddp_bucket_bytes, "bytes of gradients reduced at once", 1, 1e12},
+      {"ddp.overlap",
+       &Settings::ddp_overlap,
+       "whether gradients travel while backward computes",
+       0,
+       0,
+       {"auto", "on", "off"}},
+      {"ddp.wire", &Settings::ddp_wire, "how gradients travel", 0, 0, {"fp32", "bf16"}},
+      {"ddp.audit_every", &Settings::ddp_audit_every, "steps between comparisons of all replicas; 0: never", 0,
+       kMostSteps},
+      {"watch.deadline_s", &Settings::watch_deadline_s, "seconds that ranks wait for each other; 0: for ever", 0, 1e9},
   };
   return all;
 }
@@ -213,6 +228,10 @@ void apply_setting(Settings& settings, const std::string& assignment) {
 void check_settings(const Settings& settings) {
   if (settings.optim_nesterov && settings.optim_momentum <= 0) {
     throw Error(ExitCode::usage, "optim.nesterov needs a momentum", "set optim.momentum above 0, for instance 0.9");
+  }
+  if (settings.train_virtual_ranks > 0 && settings.ddp_wire != "fp32") {
+    throw Error(ExitCode::usage, "train.virtual_ranks sends gradients as they are",
+                "leave out ddp.wire=bf16, or train.virtual_ranks");
   }
 }
 

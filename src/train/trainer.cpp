@@ -3,16 +3,18 @@
 #include "lockstep/trainer.h"
 
 #include <ATen/Context.h>
-#include <ATen/ops/cross_entropy_loss.h>
 #include <fmt/format.h>
 #include <torch/optim/sgd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <limits>
 #include <optional>
 
+#include "ddp/agreement.h"
+#include "lockstep/audit.h"
 #include "lockstep/cifar10.h"
-#include "lockstep/ddp.h"
 #include "lockstep/model.h"
 #include "lockstep/net.h"
 #include "lockstep/sampler.h"
@@ -20,9 +22,12 @@
 #include "lockstep/world.h"
 #include "train/banner.h"
 #include "train/fault.h"
+#include "train/gradients.h"
 #include "train/plan.h"
 #include "train/run_folder.h"
 #include "train/run_log.h"
+#include "train/step_clock.h"
+#include "train/trace_file.h"
 #include "world/process_clock.h"
 
 namespace lockstep {
@@ -63,11 +68,31 @@ int64_t count_parameters(const Net& net) {
   return count;
 }
 
-// All ranks: the mean over the global batch. Every rank holds an equal share, so it is the mean of the ranks' means.
-double global_mean(World& world, const at::Tensor& loss) {
-  double value = loss.item<float>();
-  world.sum(std::span(&value, 1));
-  return value / world.size();
+// Parameters and what the optimizer keeps for them: what all replicas must hold alike.
+NamedTensors replica_state(const Net& net, const torch::optim::SGD& optimizer) {
+  NamedTensors state = state_dict(net);
+  for (const auto& parameter : net.named_parameters()) {
+    const auto kept = optimizer.state().find(parameter.value().unsafeGetTensorImpl());
+    if (kept == optimizer.state().end()) continue;
+    const auto& sgd = static_cast<const torch::optim::SGDParamState&>(*kept->second);
+    if (sgd.momentum_buffer().defined()) state.emplace_back("momentum of " + parameter.key(), sgd.momentum_buffer());
+  }
+  return state;
+}
+
+// The planted fault `flip`: the lowest bit of the first value of the last parameter.
+void flip_a_bit(Net& net) {
+  const at::Tensor last = net.parameters().back();
+  static_cast<unsigned char*>(last.data_ptr())[0] ^= 1U;
+}
+
+// Everything that must be the same on all ranks; folders may differ from host to host.
+std::vector<std::string> settings_to_agree_on(const Settings& settings) {
+  std::vector<std::string> lines;
+  for (const auto& [name, value] : setting_values(settings)) {
+    if (name != "data.dir") lines.push_back(fmt::format("{} = {}", name, value));
+  }
+  return lines;
 }
 
 }  // namespace
@@ -89,16 +114,20 @@ TrainResult train(World& world, const TrainRequest& request) {
     const std::string folder = Cifar10::find(settings.data_dir);
     train_set = Cifar10::open(folder, Cifar10::Split::train);
     test_set = Cifar10::open(folder, Cifar10::Split::test);
+    plan = make_plan(settings, world.size(), train_set->size());
+    // The plan's images of an epoch are the permutation of all ranks, padded where it says so.
     sampler.emplace(DistributedSampler::Options{
         .size = train_set->size(),
-        .world_size = world.size(),
-        .rank = world.rank(),
+        .world_size = plan.padded ? world.size() : 1,
+        .rank = 0,
         .shuffle = settings.data_shuffle,
         .seed = static_cast<uint64_t>(settings.data_seed >= 0 ? settings.data_seed : settings.train_seed)});
-    plan = make_plan(settings, world.size(), train_set->size(), sampler->size());
     at::manual_seed(static_cast<uint64_t>(settings.train_seed));
     net = make_net(settings.model_name);
   });
+
+  agree(world, "settings", settings_to_agree_on(settings));
+  world.set_deadline(settings.watch_deadline_s);
 
   // Rank 0 owns the run folder.
   TrainResult result;
@@ -112,56 +141,79 @@ TrainResult train(World& world, const TrainRequest& request) {
                                 .synthetic = train_set->synthetic() || test_set->synthetic(),
                                 .epochs = settings.train_epochs,
                                 .logs = settings.log_every_steps > 0,
-                                .plan = plan});
+                                .plan = plan,
+                                .world_size = world.size()});
     log->start(world.size(), world.threads(), count_parameters(*net));
   });
+  StepClock clock(world);
+  Gradients gradients(world, net, settings, plan, clock,
+                      [&](std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) {
+                        train_set->batch(indices, images, labels);
+                      });
+  const double slower = settings.train_virtual_ranks > 0 ? gradients.cost_of_virtual_ranks() : 0;
   const std::string opening = banner(world, settings, plan, state_dict(*net), *train_set, *test_set,
-                                     {.recipe = request.recipe, .out = result.out, .fault = fault->text()});
+                                     {.recipe = request.recipe,
+                                      .out = result.out,
+                                      .fault = fault->text(),
+                                      .overlap = gradients.overlap(),
+                                      .virtual_ranks_slower = slower});
   if (log) log->text(opening);
-
-  DistributedDataParallel ddp(world, net, {.bucket_bytes = settings.ddp_bucket_bytes});
   torch::optim::SGD optimizer = make_optimizer(settings, *net);
+  TraceFile trace(world, request.trace, request.trace_first, request.trace_last);
 
   const auto test = [&](int64_t epoch) {  // all ranks
     const auto started = std::chrono::steady_clock::now();
+    gradients.sync_buffers();
     result.last = evaluate(world, *net, *test_set, settings.eval_batch);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     if (log) log->test(result.steps, epoch, *result.last, seconds);
   };
-  const auto save = [&](const std::string& name) {  // rank 0
+  std::string last_saved;
+  const auto save = [&](const std::string& name) {  // all ranks; rank 0 writes
+    gradients.sync_buffers();
+    if (settings.ddp_audit_every > 0) audit_replicas(world, replica_state(*net, optimizer), result.steps);
     if (!first_rank) return;
-    const std::string path = fmt::format("{}/{}.pth", result.out, name);
-    save_pth(path, state_dict(*net));
-    log->weights(path);
+    last_saved = fmt::format("{}/{}.pth", result.out, name);
+    save_pth(last_saved, state_dict(*net));
+    log->weights(last_saved);
   };
 
-  at::Tensor images;
-  at::Tensor labels;
   Speed speed;
   for (int64_t epoch = 0; result.steps < plan.total_steps; ++epoch) {
-    const std::vector<int64_t> order = sampler->indices(epoch);
+    gradients.deal().begin_epoch(sampler->permutation(epoch));
     const int64_t steps = std::min(plan.steps_per_epoch, plan.total_steps - result.steps);
     for (int64_t i = 0; i < steps; ++i) {
-      const auto first = static_cast<size_t>(i * plan.batch_per_rank);
-      const auto count = std::min(static_cast<size_t>(plan.batch_per_rank), order.size() - first);
-      train_set->batch(std::span(order).subspan(first, count), images, labels);
-
-      const at::Tensor loss = at::cross_entropy_loss(ddp.forward(images), labels);
-      fault->in_step(result.steps + 1);
-      ddp.zero_grad();
-      loss.backward();  // all ranks: gradients are averaged here
+      const int64_t step = result.steps + 1;
+      trace.begin_step(step, clock);
+      clock.step_begins();
+      gradients.step(i, [&](at::Tensor& loss) {
+        fault->in_step(step);
+        if (fault->due(Fault::Kind::nan, step)) loss = loss * std::numeric_limits<double>::quiet_NaN();
+      });
+      clock.enter(StepClock::optimizer);
+      // The averaged gradients are the same on all ranks, so they all see in the same step when these are not finite.
+      if (!std::isfinite(gradients.norm(settings.train_clip_norm))) gradients.explain_not_finite(step, i, last_saved);
       optimizer.step();
+      if (fault->due(Fault::Kind::flip, step)) flip_a_bit(*net);
+      clock.enter(StepClock::log);
 
-      ++result.steps;
-      speed.add(static_cast<int64_t>(count) * world.size());
-      if (log && result.steps == 1) log->first_step(seconds_since_exec());
-      if (settings.log_every_steps > 0 && result.steps % settings.log_every_steps == 0) {
-        const double mean = global_mean(world, loss);
-        if (log) log->train(result.steps, epoch, mean, settings.optim_lr, speed.images_per_s());
+      result.steps = step;
+      speed.add(gradients.deal().images(i));
+      if (log && step == 1) log->first_step(seconds_since_exec());
+      if (settings.ddp_audit_every > 0 && step % settings.ddp_audit_every == 0) {
+        gradients.sync_buffers();
+        audit_replicas(world, replica_state(*net, optimizer), step);
+      }
+      clock.step_ends();
+      if (settings.log_every_steps > 0 && step % settings.log_every_steps == 0) {
+        const double mean = gradients.mean_loss();
+        const StepFigures figures = clock.gather();
+        if (log) log->train(step, epoch, mean, settings.optim_lr, speed.images_per_s(), figures);
         speed.restart();
       } else if (log) {
-        log->step(result.steps, epoch, speed.images_per_s());
+        log->step(step, epoch, speed.images_per_s());
       }
+      trace.end_step(step, clock);
     }
 
     speed.pause();

@@ -65,6 +65,7 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   Impl& world = *impl_;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &world.comm), "MPI_Comm_dup");
   MPI_Comm_set_errhandler(world.comm, MPI_ERRORS_RETURN);
+  check_mpi(MPI_Comm_dup(world.comm, &world.messages), "MPI_Comm_dup");
   MPI_Comm_rank(world.comm, &world.rank);
   MPI_Comm_size(world.comm, &world.size);
   world.host = host_name();
@@ -87,6 +88,7 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   const std::vector<int> mine = affinity_cores();
   const int first_of_host = world.local_rank == 0 ? 1 : 0;
   MPI_Allreduce(&first_of_host, &world.hosts, 1, MPI_INT, MPI_SUM, world.comm);
+  world.comm_thread = std::make_unique<CommThread>(world.comm, world.hosts > 1);
   const auto texts = all_gather(fmt::format("{}|{}", world.host, fmt::join(mine, ",")));
   std::vector<std::vector<int>> masks;
   for (const std::string& text : texts) {
@@ -102,6 +104,7 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   world.cores = static_cast<int>(mine.size());
   world.sharers = ranks_sharing(masks, mine);
   set_threads(options.threads);
+  world.comm_thread->set_deadline(options.deadline_s);
 }
 
 World::~World() {
@@ -111,7 +114,10 @@ World::~World() {
   MPI_Finalized(&finalized);
   // MPI_Finalize waits for every rank. With an exception on its way the others may never come: leave without, and
   // the launcher, which sees a process end that did not finalize, ends the job.
-  if (finalized != 0 || std::uncaught_exceptions() > world.exceptions_at_start) return;
+  const bool at_rest = world.comm_thread->at_rest();
+  world.comm_thread.reset();
+  if (finalized != 0 || !at_rest || std::uncaught_exceptions() > world.exceptions_at_start) return;
+  MPI_Comm_free(&world.messages);
   MPI_Comm_free(&world.comm);
   MPI_Finalize();
 }
@@ -130,22 +136,47 @@ void World::set_threads(int threads) {
   at::set_num_threads(impl_->threads);
 }
 
-void World::barrier() { check_mpi(MPI_Barrier(impl_->comm), "MPI_Barrier"); }
+void World::set_deadline(double seconds) { impl_->comm_thread->set_deadline(seconds); }
+double World::comm_wait_s() const { return impl_->comm_thread->waited_s(); }
+
+void observe_communication(World& world, CommunicationObserver observer) {
+  world.impl().comm_thread->observe(std::move(observer));
+}
+
+void World::Impl::run(const char* name, std::size_t bytes, RequestOperation::Post post) {
+  comm_thread->run(std::make_shared<RequestOperation>(name, static_cast<int64_t>(bytes), std::move(post)));
+}
+
+void World::barrier() {
+  impl_->run("MPI_Ibarrier", 0, [this](MPI_Request* request) { return MPI_Ibarrier(impl_->comm, request); });
+}
 
 std::vector<std::string> World::all_gather(const std::string& text) {
+  // On the heap: an operation that fails is kept, and MPI may still write to its buffers.
+  struct Buffers {
+    std::string mine;
+    int length;
+    std::vector<int> lengths, offsets;
+    std::string all;
+  };
   const auto ranks = static_cast<size_t>(impl_->size);
-  const int length = static_cast<int>(text.size());
-  std::vector<int> lengths(ranks);
-  std::vector<int> offsets(ranks);
-  check_mpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, impl_->comm), "MPI_Allgather");
-  std::exclusive_scan(lengths.begin(), lengths.end(), offsets.begin(), 0);
-  std::string all(static_cast<size_t>(offsets.back() + lengths.back()), '\0');
-  check_mpi(
-      MPI_Allgatherv(text.data(), length, MPI_BYTE, all.data(), lengths.data(), offsets.data(), MPI_BYTE, impl_->comm),
-      "MPI_Allgatherv");
+  auto at = std::make_shared<Buffers>(Buffers{.mine = text,
+                                              .length = static_cast<int>(text.size()),
+                                              .lengths = std::vector<int>(ranks),
+                                              .offsets = std::vector<int>(ranks),
+                                              .all = {}});
+  impl_->run("MPI_Iallgather", sizeof(int), [at, this](MPI_Request* request) {
+    return MPI_Iallgather(&at->length, 1, MPI_INT, at->lengths.data(), 1, MPI_INT, impl_->comm, request);
+  });
+  std::exclusive_scan(at->lengths.begin(), at->lengths.end(), at->offsets.begin(), 0);
+  at->all.resize(static_cast<size_t>(at->offsets.back() + at->lengths.back()));
+  impl_->run("MPI_Iallgatherv", at->all.size(), [at, this](MPI_Request* request) {
+    return MPI_Iallgatherv(at->mine.data(), at->length, MPI_BYTE, at->all.data(), at->lengths.data(),
+                           at->offsets.data(), MPI_BYTE, impl_->comm, request);
+  });
   std::vector<std::string> texts(ranks);
   for (size_t i = 0; i < ranks; ++i) {
-    texts[i] = all.substr(static_cast<size_t>(offsets[i]), static_cast<size_t>(lengths[i]));
+    texts[i] = at->all.substr(static_cast<size_t>(at->offsets[i]), static_cast<size_t>(at->lengths[i]));
   }
   return texts;
 }
@@ -153,23 +184,27 @@ std::vector<std::string> World::all_gather(const std::string& text) {
 void World::broadcast(void* data, std::size_t bytes, int root) {
   constexpr std::size_t kMost = std::numeric_limits<int>::max() / 2;
   for (std::size_t done = 0; done < bytes; done += kMost) {
-    check_mpi(MPI_Bcast(static_cast<char*>(data) + done, static_cast<int>(std::min(kMost, bytes - done)), MPI_BYTE,
-                        root, impl_->comm),
-              "MPI_Bcast");
+    auto part = std::make_shared<std::vector<char>>(std::min(kMost, bytes - done));
+    char* const at = static_cast<char*>(data) + done;
+    std::memcpy(part->data(), at, part->size());
+    impl_->run("MPI_Ibcast", part->size(), [part, root, this](MPI_Request* request) {
+      return MPI_Ibcast(part->data(), static_cast<int>(part->size()), MPI_BYTE, root, impl_->comm, request);
+    });
+    std::memcpy(at, part->data(), part->size());
   }
 }
 
-void World::sum(std::span<double> values) {
-  check_mpi(
-      MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, impl_->comm),
-      "MPI_Allreduce");
+template <typename T>
+void World::Impl::sum(std::span<T> values, MPI_Datatype type) {
+  auto copy = std::make_shared<std::vector<T>>(values.begin(), values.end());
+  run("MPI_Iallreduce", values.size_bytes(), [copy, type, this](MPI_Request* request) {
+    return MPI_Iallreduce(MPI_IN_PLACE, copy->data(), static_cast<int>(copy->size()), type, MPI_SUM, comm, request);
+  });
+  std::copy(copy->begin(), copy->end(), values.begin());
 }
 
-void World::sum(std::span<int64_t> values) {
-  check_mpi(
-      MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T, MPI_SUM, impl_->comm),
-      "MPI_Allreduce");
-}
+void World::sum(std::span<double> values) { impl_->sum(values, MPI_DOUBLE); }
+void World::sum(std::span<int64_t> values) { impl_->sum(values, MPI_INT64_T); }
 
 void World::together(const std::function<void()>& work) {
   std::string verdict;  // empty: done; else code, message and hint, each ended by a zero byte

@@ -7,11 +7,14 @@
 #include <string>
 
 #include "lockstep/world.h"
+#include "world/comm_thread.h"
 
 namespace lockstep {
 
 struct World::Impl {
-  MPI_Comm comm = MPI_COMM_NULL;  // a duplicate of MPI_COMM_WORLD that returns errors
+  MPI_Comm comm = MPI_COMM_NULL;      // a duplicate of MPI_COMM_WORLD that returns errors
+  MPI_Comm messages = MPI_COMM_NULL;  // another, for the messages that our own collectives are made of
+  std::unique_ptr<CommThread> comm_thread;
   int rank = 0;
   int size = 1;
   int local_rank = 0;
@@ -24,6 +27,11 @@ struct World::Impl {
   std::shared_ptr<void>
       process_group;  // a c10::intrusive_ptr<c10d::ProcessGroup>; comm makes it, and it goes before MPI
   int exceptions_at_start = 0;
+
+  /// Runs one of MPI's nonblocking collectives to its end.
+  void run(const char* name, std::size_t bytes, RequestOperation::Post post);
+  template <typename T>
+  void sum(std::span<T> values, MPI_Datatype type);
 };
 
 /// Throws Error (rank_lost) with MPI's own text when `code` is not MPI_SUCCESS.

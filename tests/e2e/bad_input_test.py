@@ -5,7 +5,7 @@ import shutil
 import time
 import unittest
 
-from lockstep_runner import RECORD_BYTES, LockstepTest, in_mounted, lockstep
+from lockstep_runner import RECORD_BYTES, LockstepTest, execute, in_mounted, lockstep
 
 USAGE, DAMAGED, MISSING, LAUNCH, INTERNAL, IO = 64, 65, 66, 69, 70, 74
 
@@ -158,12 +158,38 @@ class BadInputTest(LockstepTest):
 
     # Launch.
 
-    def test_a_global_batch_that_the_ranks_do_not_divide(self):
-        self.assert_train_refused(USAGE, ["3 ranks", "64", "63"], ranks=(3,))
+    def test_fewer_images_a_step_than_ranks(self):
+        self.assert_train_refused(LAUNCH, ["3 ranks", "2 images a step"], "--set", "train.global_batch=2", ranks=(3,))
+
+    def test_virtual_ranks_that_cannot_be_dealt(self):
+        for ranks, number in ((3, 4), (2, 6), (4, 2)):
+            with self.subTest(ranks=ranks, number=number):
+                said = [f"train.virtual_ranks = {number}", f"{ranks} ranks", "powers of two"]
+                self.assert_train_refused(LAUNCH, said, "--set", f"train.virtual_ranks={number}", ranks=(ranks,))
+
+    def test_more_passes_than_images(self):
+        said = ["train.accumulate = 33", "32"]
+        self.assert_train_refused(USAGE, said, "--set", "train.accumulate=33", ranks=(2,))
+
+    def test_virtual_ranks_with_rounded_gradients(self):
+        said = ["train.virtual_ranks", "ddp.wire=bf16"]
+        self.assert_train_refused(USAGE, said, "--set", "train.virtual_ranks=4", "--set", "ddp.wire=bf16")
+
+    def test_ranks_with_different_settings(self):
+        # Rank 1 is started with another rate: mpirun takes several programs with their own words.
+        words = self.words()
+        command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "1", os.environ["LOCKSTEP"], *words,
+                   ":", "-n", "1", os.environ["LOCKSTEP"], *words, "--set", "optim.lr=0.5"]
+        self.assert_refused(execute(command), LAUNCH, "rank 1", "optim.lr = 0.5", "optim.lr = 0.01")
+
+    def test_steps_to_trace_that_are_no_range(self):
+        for steps in ("20:11", "0:3", "5", "a:b", "1:2x"):
+            with self.subTest(steps=steps):
+                self.assert_train_refused(USAGE, ["--trace-steps"], "--trace=t.json", f"--trace-steps={steps}", ranks=(0,))
 
     def test_more_ranks_than_images(self):
         data = self.small_data(5, 5)
-        self.assert_train_refused(LAUNCH, ["6 ranks", "5 training images"], "--set", "train.global_batch=6", data=data, ranks=(6,))
+        self.assert_train_refused(LAUNCH, ["6 ranks", "5 training images"], data=data, ranks=(6,))
 
     # The run folder.
 

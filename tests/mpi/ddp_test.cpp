@@ -94,25 +94,5 @@ TEST(DistributedDataParallel, WithoutGradientModeForwardIsTheModules) {
   EXPECT_TRUE(at::equal(ddp.forward(inputs()), net->forward(inputs())));
 }
 
-struct TwoHeads : torch::nn::Module {
-  TwoHeads() {
-    even = register_module("even", torch::nn::Linear(6, 2));
-    odd = register_module("odd", torch::nn::Linear(6, 2));
-  }
-  at::Tensor forward(const at::Tensor& x, bool use_odd) { return use_odd ? odd->forward(x) : even->forward(x); }
-  torch::nn::Linear even{nullptr};
-  torch::nn::Linear odd{nullptr};
-};
-
-TEST(DistributedDataParallel, UnusedParametersAreAllowedWhenAskedFor) {
-  auto net = std::make_shared<TwoHeads>();
-  DistributedDataParallel ddp(world(), net, {.find_unused_parameters = true});
-  for (int step = 0; step < 4; ++step) {
-    ddp.zero_grad();
-    ddp.forward(inputs(), (step + world().rank()) % 2 == 1).sum().backward();
-  }
-  SUCCEED();
-}
-
 }  // namespace
 }  // namespace lockstep

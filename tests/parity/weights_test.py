@@ -92,6 +92,10 @@ class WeightsTest(LockstepTest):
         job = ddp_oracle.Job(self.small_data(), ranks=2, epochs=2, **NESTEROV)
         self.assert_same_bits(job, "--set", "ddp.bucket_bytes=1")
 
+    def test_many_buckets_that_travel_during_backward_on_2_ranks_equal_ddp(self):  # ctest: processors=2
+        job = ddp_oracle.Job(self.real_data(), ranks=2, max_steps=60, **NESTEROV)
+        self.assert_same_bits(job, "--set", "ddp.bucket_bytes=65536", "--set", "ddp.overlap=on")
+
     # Three ranks add gradients in another order than Gloo, so the last bits differ, and what agrees is the loss. With momentum such
     # differences grow within 40 steps beyond a millionth, in Python too when only its bucket size is another, so fewer are looked at.
 

@@ -13,9 +13,6 @@
 namespace lockstep {
 namespace {
 
-// MPI 3 counts in int; longer messages go in parts.
-constexpr int64_t kMostElements = int64_t{1} << 30;
-
 at::Tensor& the_one(std::vector<at::Tensor>& tensors) {
   TORCH_CHECK(tensors.size() == 1, "the MPI backend takes one tensor a call, got ", tensors.size());
   TORCH_CHECK(tensors[0].layout() == at::kStrided && tensors[0].device().is_cpu(),
@@ -33,48 +30,94 @@ int whole_count(int64_t elements) {
   return static_cast<int>(elements);
 }
 
-template <typename Call>
-void in_parts(at::Tensor& buffer, Call call) {
-  auto* data = static_cast<char*>(buffer.data_ptr());
-  for (int64_t done = 0; done < buffer.numel(); done += kMostElements) {
-    call(data + done * buffer.element_size(), static_cast<int>(std::min(kMostElements, buffer.numel() - done)));
-  }
-}
-
 }  // namespace
 
-MpiBackend::MpiBackend(MPI_Comm comm, int rank, int size) : Backend(rank, size), comm_(comm) {}
+MpiBackend::MpiBackend(MPI_Comm comm, MPI_Comm messages, int rank, int size, CommThread& thread)
+    : Backend(rank, size), comm_(comm), messages_(messages), thread_(thread) {
+  int* most = nullptr;
+  int given = 0;
+  MPI_Comm_get_attr(messages, MPI_TAG_UB, &most, &given);
+  if (given != 0) tags_ = static_cast<uint32_t>(*most);
+}
+
+template <typename Operation, typename... Arguments>
+MpiBackend::Works MpiBackend::under_way(c10d::OpType type, bool beside, std::vector<at::Tensor> tensors,
+                                        Arguments&&... arguments) {
+  auto promise = std::make_shared<Promise>(std::move(tensors));
+  auto operation = std::make_shared<Promising<Operation>>(promise, std::forward<Arguments>(arguments)...);
+  auto work = c10::make_intrusive<PendingWork>(rank_, type, thread_, operation, promise);
+  thread_.submit(operation, beside ? CommThread::Mode::beside : CommThread::Mode::in_wait);
+  if (!beside) {
+    thread_.wait_for_end(*operation);
+  } else if (!c10d::isP2POp(type)) {
+    const std::lock_guard lock(mutex_);
+    if (under_way_.size() > 256) std::erase_if(under_way_, [](const auto& other) { return other->finished(); });
+    under_way_.push_back(operation);
+  }
+  return work;
+}
+
+void MpiBackend::finish_collectives() {
+  std::vector<std::shared_ptr<MpiOperation>> operations;
+  {
+    const std::lock_guard lock(mutex_);
+    operations.swap(under_way_);
+  }
+  for (const auto& operation : operations) thread_.wait_for_end(*operation);
+}
+
+void MpiBackend::run(const char* name, std::vector<at::Tensor> tensors, RequestOperation::Post post) {
+  int64_t bytes = 0;
+  for (const at::Tensor& tensor : tensors) bytes += tensor.numel() * tensor.element_size();
+  // The tensors go with the operation: MPI may write to them even after it failed.
+  thread_.run(std::make_shared<RequestOperation>(
+      name, bytes,
+      [post = std::move(post), tensors = std::move(tensors)](MPI_Request* request) { return post(request); }));
+}
 
 MpiBackend::Works MpiBackend::broadcast(std::vector<at::Tensor>& tensors, const c10d::BroadcastOptions& options) {
   at::Tensor& tensor = the_one(tensors);
   at::Tensor buffer = tensor.contiguous();  // strides may differ between ranks, the order of elements may not
-  const MPI_Datatype type = types_.datatype(tensor.scalar_type());
-  in_parts(buffer, [&](void* data, int count) {
-    check_mpi(MPI_Bcast(data, count, type, static_cast<int>(options.rootRank), comm_), "MPI_Bcast");
-  });
-  if (!buffer.is_same(tensor)) tensor.copy_(buffer);
-  return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::BROADCAST, tensors);
+  const bool same = buffer.is_same(tensor);
+  const auto work = under_way<RequestOperation>(
+      c10d::OpType::BROADCAST, overlap_ && same, tensors, "broadcast", buffer.numel() * buffer.element_size(),
+      [buffer, count = whole_count(buffer.numel()), type = types_.datatype(tensor.scalar_type()),
+       root = static_cast<int>(options.rootRank),
+       comm = comm_](MPI_Request* request) { return MPI_Ibcast(buffer.data_ptr(), count, type, root, comm, request); });
+  if (!same && work->isSuccess()) tensor.copy_(buffer);
+  return work;
 }
 
-void MpiBackend::allreduce_one(at::Tensor& tensor, const c10d::ReduceOp& reduce_op) {
+MpiBackend::Works MpiBackend::allreduce_one(at::Tensor& tensor, const c10d::ReduceOp& reduce_op) {
   at::Tensor buffer = buffer_of(tensor);
-  const MPI_Datatype type = types_.datatype(tensor.scalar_type());
-  const MPI_Op op = types_.op(reduce_op, tensor.scalar_type());
-  in_parts(buffer, [&](void* data, int count) {
-    check_mpi(MPI_Allreduce(MPI_IN_PLACE, data, count, type, op, comm_), "MPI_Allreduce");
-  });
-  if (reduce_op == c10d::ReduceOp::AVG) buffer.div_(size_);
-  if (!buffer.is_same(tensor)) tensor.copy_(buffer);
+  const bool divide = reduce_op == c10d::ReduceOp::AVG;
+  const bool same = buffer.is_same(tensor);
+  const auto work =
+      under_way<AllreduceOperation>(c10d::OpType::ALLREDUCE, overlap_ && same && !divide, {tensor},
+                                    AllreduceOperation::Options{.buffer = buffer,
+                                                                .type = types_.datatype(tensor.scalar_type()),
+                                                                .op = types_.op(reduce_op, tensor.scalar_type()),
+                                                                .comm = messages_,
+                                                                .rank = rank_,
+                                                                .size = size_,
+                                                                .tag = static_cast<int>(next_tag_++ % tags_),
+                                                                .pool = pool_});
+  if ((divide || !same) && work->isSuccess()) {
+    if (divide) buffer.div_(size_);
+    if (!same) tensor.copy_(buffer);
+  }
+  return work;
 }
 
 MpiBackend::Works MpiBackend::allreduce(std::vector<at::Tensor>& tensors, const c10d::AllreduceOptions& options) {
-  allreduce_one(the_one(tensors), options.reduceOp);
-  return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::ALLREDUCE, tensors);
+  return allreduce_one(the_one(tensors), options.reduceOp);
 }
 
 MpiBackend::Works MpiBackend::allreduce_coalesced(std::vector<at::Tensor>& tensors,
                                                   const c10d::AllreduceCoalescedOptions& options) {
-  for (at::Tensor& tensor : tensors) allreduce_one(tensor, options.reduceOp);
+  std::vector<Works> works;
+  for (at::Tensor& tensor : tensors) works.push_back(allreduce_one(tensor, options.reduceOp));
+  for (const Works& work : works) work->wait();
   return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::ALLREDUCE_COALESCED, tensors);
 }
 
@@ -98,7 +141,9 @@ MpiBackend::Works MpiBackend::all_gather_single(at::Tensor& output, at::Tensor& 
   at::Tensor to = output.is_contiguous() ? output : at::empty(output.sizes(), output.options());
   const MPI_Datatype type = types_.datatype(input.scalar_type());
   const int count = whole_count(input.numel());
-  check_mpi(MPI_Allgather(from.data_ptr(), count, type, to.data_ptr(), count, type, comm_), "MPI_Allgather");
+  run("all-gather", {from, to}, [=, this](MPI_Request* request) {
+    return MPI_Iallgather(from.data_ptr(), count, type, to.data_ptr(), count, type, comm_, request);
+  });
   if (!to.is_same(output)) output.copy_(to);
   return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::_ALLGATHER_BASE, std::vector<at::Tensor>{output});
 }
@@ -120,10 +165,12 @@ MpiBackend::Works MpiBackend::reduce_scatter_single(at::Tensor& output, at::Tens
               "the input of a reduce-scatter holds the output's elements once for each rank");
   const at::Tensor from = input.contiguous();
   at::Tensor to = output.is_contiguous() ? output : at::empty(output.sizes(), output.options());
-  check_mpi(MPI_Reduce_scatter_block(from.data_ptr(), to.data_ptr(), whole_count(output.numel()),
-                                     types_.datatype(input.scalar_type()),
-                                     types_.op(options.reduceOp, input.scalar_type()), comm_),
-            "MPI_Reduce_scatter_block");
+  const MPI_Datatype type = types_.datatype(input.scalar_type());
+  const MPI_Op op = types_.op(options.reduceOp, input.scalar_type());
+  const int count = whole_count(output.numel());
+  run("reduce-scatter", {from, to}, [=, this](MPI_Request* request) {
+    return MPI_Ireduce_scatter_block(from.data_ptr(), to.data_ptr(), count, type, op, comm_, request);
+  });
   if (options.reduceOp == c10d::ReduceOp::AVG) to.div_(size_);
   if (!to.is_same(output)) output.copy_(to);
   return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::_REDUCE_SCATTER_BASE, std::vector<at::Tensor>{output});
@@ -131,25 +178,29 @@ MpiBackend::Works MpiBackend::reduce_scatter_single(at::Tensor& output, at::Tens
 
 MpiBackend::Works MpiBackend::send(std::vector<at::Tensor>& tensors, int to, int tag) {
   const at::Tensor buffer = the_one(tensors).contiguous();
-  MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Isend(buffer.data_ptr(), whole_count(buffer.numel()), types_.datatype(buffer.scalar_type()), to, tag,
-                      comm_, &request),
-            "MPI_Isend");
-  return c10::make_intrusive<RequestWork>(rank_, c10d::OpType::SEND, request, buffer, buffer);
+  return under_way<RequestOperation>(
+      c10d::OpType::SEND, /*beside=*/true, {buffer}, "send", buffer.numel() * buffer.element_size(),
+      [buffer, count = whole_count(buffer.numel()), type = types_.datatype(buffer.scalar_type()), to, tag,
+       comm = comm_](MPI_Request* request) {
+        return MPI_Isend(buffer.data_ptr(), count, type, to, tag, comm, request);
+      });
 }
 
 MpiBackend::Works MpiBackend::recv(std::vector<at::Tensor>& tensors, int from, int tag) {
   const at::Tensor& target = the_one(tensors);
   const at::Tensor buffer = target.is_contiguous() ? target : at::empty(target.sizes(), target.options());
-  MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Irecv(buffer.data_ptr(), whole_count(buffer.numel()), types_.datatype(buffer.scalar_type()), from, tag,
-                      comm_, &request),
-            "MPI_Irecv");
-  return c10::make_intrusive<RequestWork>(rank_, c10d::OpType::RECV, request, buffer, target);
+  auto work = under_way<RequestOperation>(
+      c10d::OpType::RECV, /*beside=*/true, {target}, "receive", buffer.numel() * buffer.element_size(),
+      [buffer, count = whole_count(buffer.numel()), type = types_.datatype(buffer.scalar_type()), from, tag,
+       comm = comm_](MPI_Request* request) {
+        return MPI_Irecv(buffer.data_ptr(), count, type, from, tag, comm, request);
+      });
+  if (buffer.is_same(target)) return work;
+  return c10::make_intrusive<CopyingWork>(std::move(work), buffer, target);
 }
 
 MpiBackend::Works MpiBackend::barrier(const c10d::BarrierOptions&) {
-  check_mpi(MPI_Barrier(comm_), "MPI_Barrier");
+  run("barrier", {}, [this](MPI_Request* request) { return MPI_Ibarrier(comm_, request); });
   return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::BARRIER, std::vector<at::Tensor>{});
 }
 

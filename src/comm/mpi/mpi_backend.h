@@ -4,27 +4,43 @@
 #include <ATen/core/Tensor.h>
 #include <mpi.h>
 
+#include <atomic>
+#include <mutex>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <vector>
 
+#include "comm/mpi/allreduce.h"
 #include "comm/mpi/types.h"
+#include "world/comm_thread.h"
 
 namespace lockstep {
 
-/// A c10d::Backend over an MPI communicator, which it borrows. Works with any number of ranks, one included.
+/// A c10d::Backend over MPI, with any number of ranks, one included.
 ///
-/// Collectives block in the calling thread and return finished Works; send and recv return Works that finish in wait().
-/// Tensors may have any strides: dense ones are used in place, others through a contiguous copy.
+/// All-reduces and broadcasts of tensors that MPI can use in place, and sends and receives, return Works under way,
+/// which the comm thread moves on (with overlap; without, the calling thread brings each all-reduce and broadcast to
+/// its end). Other operations are over when they return.
+/// Tensors may have any strides: dense ones are used in place, others through a contiguous copy. A tensor belongs to
+/// its operation until that is over.
 /// Types: MpiTypes::datatype. Collective: every rank makes the same calls in the same order with equal shapes and
-/// types. Bits: an all-reduce gives the same bits on every rank, and at 1 and 2 ranks those of any correct reduction.
-/// Errors: wrong arguments throw c10::Error; an error of MPI throws Error (ExitCode::rank_lost).
+/// types, and equal strides for an all-reduce. Bits: an all-reduce (allreduce.h) gives the same bits on every rank,
+/// whatever the transport or timing; at 1 and 2 ranks those of any correct reduction; with a power of two of ranks
+/// each element is summed in the binary tree over the ranks. Errors: wrong arguments throw c10::Error; an error of
+/// MPI or a passed deadline is the Work's error and its future's: Error (ExitCode::rank_lost).
 class MpiBackend final : public c10d::Backend {
  public:
   using Works = c10::intrusive_ptr<c10d::Work>;
 
-  MpiBackend(MPI_Comm comm, int rank, int size);
+  /// `comm` carries MPI's own collectives and the caller's messages, `messages` those of our all-reduce.
+  MpiBackend(MPI_Comm comm, MPI_Comm messages, int rank, int size, CommThread& thread);
 
   const std::string getBackendName() const override { return "mpi"; }
+
+  /// Local. Whether communication goes on beside the caller's computing; on at first. Results do not depend on it.
+  void set_overlap(bool on) { overlap_ = on; }
+  /// Local. Returns when all-reduces and broadcasts under way have ended, well or not: as the Works tell, but without
+  /// the time it takes to wake a thread that waits for a future.
+  void finish_collectives();
 
   Works broadcast(std::vector<at::Tensor>& tensors, const c10d::BroadcastOptions& options) override;
   Works allreduce(std::vector<at::Tensor>& tensors, const c10d::AllreduceOptions& options) override;
@@ -45,10 +61,23 @@ class MpiBackend final : public c10d::Backend {
   Works barrier(const c10d::BarrierOptions& options) override;
 
  private:
-  void allreduce_one(at::Tensor& tensor, const c10d::ReduceOp& op);
+  Works allreduce_one(at::Tensor& tensor, const c10d::ReduceOp& op);
+  /// Sets an operation under way whose result is `tensors`.
+  template <typename Operation, typename... Arguments>
+  Works under_way(c10d::OpType type, bool beside, std::vector<at::Tensor> tensors, Arguments&&... arguments);
+  /// Brings one of MPI's nonblocking operations to its end; `tensors` are what it works on.
+  void run(const char* name, std::vector<at::Tensor> tensors, RequestOperation::Post post);
 
   MPI_Comm comm_;
+  MPI_Comm messages_;
+  CommThread& thread_;
   MpiTypes types_;
+  std::shared_ptr<ScratchPool> pool_ = std::make_shared<ScratchPool>();
+  std::atomic<bool> overlap_ = true;
+  std::atomic<uint32_t> next_tag_ = 0;
+  uint32_t tags_ = 32767;
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<MpiOperation>> under_way_;  // collectives
 };
 
 }  // namespace lockstep

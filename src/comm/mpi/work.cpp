@@ -2,54 +2,61 @@
 
 #include <ATen/core/jit_type.h>
 
-#include "world/world_impl.h"
-
 namespace lockstep {
 namespace {
 
-c10::intrusive_ptr<c10::ivalue::Future> finished_future(const std::vector<at::Tensor>& tensors) {
-  auto future = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
-  future->markCompleted(c10::IValue(tensors));
-  return future;
+c10::intrusive_ptr<c10::ivalue::Future> new_future() {
+  return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
 }
 
 }  // namespace
 
 FinishedWork::FinishedWork(int rank, c10d::OpType type, std::vector<at::Tensor> result)
-    : Work(rank, type), result_(std::move(result)), future_(finished_future(result_)) {}
-
-RequestWork::RequestWork(int rank, c10d::OpType type, MPI_Request request, at::Tensor buffer, at::Tensor target)
-    : Work(rank, type), request_(request), buffer_(std::move(buffer)), target_(std::move(target)) {}
-
-RequestWork::~RequestWork() {
-  int finalized = 0;
-  MPI_Finalized(&finalized);
-  if (finalized == 0 && request_ != MPI_REQUEST_NULL) MPI_Wait(&request_, MPI_STATUS_IGNORE);
+    : Work(rank, type), result_(std::move(result)), future_(new_future()) {
+  future_->markCompleted(c10::IValue(result_));
 }
 
-bool RequestWork::isCompleted() {
-  if (request_ == MPI_REQUEST_NULL) return true;
-  int done = 0;
-  check_mpi(MPI_Test(&request_, &done, MPI_STATUS_IGNORE), "MPI_Test");
-  if (done != 0) finish_request();
-  return done != 0;
-}
+Promise::Promise(std::vector<at::Tensor> result) : result_(std::move(result)), future_(new_future()) {}
 
-bool RequestWork::wait(std::chrono::milliseconds) {
-  if (request_ != MPI_REQUEST_NULL) {
-    check_mpi(MPI_Wait(&request_, MPI_STATUS_IGNORE), "MPI_Wait");
-    finish_request();
+void Promise::complete(const std::exception_ptr& error) {
+  if (error) {
+    future_->setError(error);
+  } else {
+    future_->markCompleted(c10::IValue(result_));
   }
+}
+
+PendingWork::PendingWork(int rank, c10d::OpType type, CommThread& thread, std::shared_ptr<MpiOperation> operation,
+                         std::shared_ptr<Promise> promise)
+    : Work(rank, type), thread_(thread), operation_(std::move(operation)), promise_(std::move(promise)) {}
+
+bool PendingWork::wait(std::chrono::milliseconds timeout) {
+  const bool in_time =
+      timeout > std::chrono::milliseconds::zero() ? thread_.wait(*operation_, timeout) : thread_.wait(*operation_);
+  TORCH_CHECK(in_time, operation_->name(), " was not over within ", timeout.count(), " ms");
   return true;
 }
 
-c10::intrusive_ptr<c10::ivalue::Future> RequestWork::getFuture() {
-  wait(kNoTimeout);
-  return finished_future({target_});
+CopyingWork::CopyingWork(c10::intrusive_ptr<c10d::Work> inner, at::Tensor buffer, at::Tensor target)
+    : inner_(std::move(inner)), buffer_(std::move(buffer)), target_(std::move(target)) {}
+
+bool CopyingWork::isCompleted() {
+  if (inner_->isCompleted()) wait(kNoTimeout);
+  return copied_;
 }
 
-void RequestWork::finish_request() {
-  if (!target_.is_same(buffer_)) target_.copy_(buffer_);
+bool CopyingWork::wait(std::chrono::milliseconds timeout) {
+  inner_->wait(timeout);
+  if (!copied_) target_.copy_(buffer_);
+  copied_ = true;
+  return true;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> CopyingWork::getFuture() {
+  wait(kNoTimeout);
+  auto future = new_future();
+  future->markCompleted(c10::IValue(std::vector<at::Tensor>{target_}));
+  return future;
 }
 
 }  // namespace lockstep

@@ -1,0 +1,97 @@
+// Our all-reduce: messages between pairs of ranks, moved on by the comm thread.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <mpi.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "world/comm_thread.h"
+
+namespace lockstep {
+
+/// Elements [first, first + count) of a buffer.
+struct Range {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+/// One round of a collective on one rank: `send` goes to rank `to` while `receive` comes from rank `from`, and is
+/// combined with what is there or takes its place.
+struct Round {
+  int to = 0;
+  int from = 0;
+  Range send;
+  Range receive;
+  bool combine = false;
+};
+
+/// The rounds of one rank. With a power of two of ranks: recursive halving, then doubling (R. Thakur, R. Rabenseifner,
+/// W. Gropp: Optimization of Collective Communication Operations in MPICH, 2005), the distance growing from 1, so that
+/// every element is the same binary tree over the ranks, ((0 1)(2 3))((4 5)(6 7)); up to `short_count` elements whole
+/// buffers are exchanged instead, in the same tree. Otherwise a ring. Either way each rank sends and receives about
+/// twice the buffer, and an element's sum is made in one order and has the same bits on all ranks.
+std::vector<Round> allreduce_rounds(int rank, int size, int64_t count, int64_t short_count);
+
+/// Buffers for received parts, used again: fresh memory of some 100 kB costs more than the sum itself.
+class ScratchPool {
+ public:
+  using Buffer = std::vector<char>;
+  std::unique_ptr<Buffer> take(size_t bytes);
+  void give_back(std::unique_ptr<Buffer> buffer);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Buffer>> free_;
+  size_t bytes_ = 0;
+};
+
+/// An all-reduce in place. `buffer` is dense; `tag` is the same on all ranks and no other's under way.
+class AllreduceOperation : public MpiOperation {
+ public:
+  struct Options {
+    at::Tensor buffer;
+    MPI_Datatype type;
+    MPI_Op op;
+    MPI_Comm comm;
+    int rank;
+    int size;
+    int tag;
+    std::shared_ptr<ScratchPool> pool;
+  };
+  explicit AllreduceOperation(Options options);
+  ~AllreduceOperation() override;
+
+ protected:
+  void start() override;
+  bool poll() override;
+  std::string waits_for() const override;
+
+ private:
+  struct Part {  // of a round: one message
+    MPI_Request request;
+    Range range;
+  };
+
+  void begin_round();
+  void combine(const Range& range);
+  char* at(int64_t element) { return data_ + element * element_bytes_; }
+
+  Options my_;
+  char* data_;
+  int64_t element_bytes_;
+  int64_t part_elements_;
+  std::vector<Round> rounds_;
+  size_t round_ = 0;
+  std::unique_ptr<ScratchPool::Buffer> scratch_;
+  // Of the round under way: receives first, then sends.
+  std::vector<MPI_Request> requests_;
+  size_t receives_ = 0;
+  size_t left_ = 0;
+  std::vector<int> done_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,77 @@
+// The gradients of a step, by either engine: averaged over ranks, or added over virtual ranks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lockstep/ddp.h"
+#include "lockstep/net.h"
+#include "lockstep/settings.h"
+#include "lockstep/virtual_ranks.h"
+#include "train/deal.h"
+#include "train/step_clock.h"
+
+namespace lockstep {
+
+class World;
+
+class Gradients {
+ public:
+  /// Fills images and labels for a pass.
+  using Load = std::function<void(std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels)>;
+
+  /// Collective: every rank's net becomes rank 0's.
+  Gradients(World& world, std::shared_ptr<Net> net, const Settings& settings, const Plan& plan, StepClock& clock,
+            Load load);
+
+  Deal& deal() { return deal_; }
+
+  /// Collective: runs this rank's passes of a step of the epoch. Afterwards every rank has the gradients of the mean
+  /// over the global batch. A loss that is not finite makes all gradients so, on every rank.
+  /// `before_backward` runs once on each rank, between the first forward and backward pass; it may change the loss.
+  void step(int64_t step, const std::function<void(at::Tensor& loss)>& before_backward);
+
+  /// Collective: the mean loss over the images of the last step. With virtual ranks it has the same bits at any number
+  /// of ranks.
+  double mean_loss();
+
+  /// Local, the same on every rank: the 2-norm over all gradients; with `limit` above 0, gradients longer than that are
+  /// scaled to it, as torch.nn.utils.clip_grad_norm_ does.
+  double norm(double limit);
+
+  /// Collective: names the rank that made gradients of the last step not finite: throws AgreedError (replicas) always.
+  [[noreturn]] void explain_not_finite(int64_t step_of_run, int64_t step, const std::string& last_saved);
+
+  /// Collective: rank 0's buffers on every rank.
+  void sync_buffers();
+
+  /// Local: how much longer the passes of a step take than those without virtual ranks, as a fraction: 0.1 is 10 %
+  /// slower. Runs some of them on zeros; parameters, buffers, gradients and random numbers stay as they are.
+  double cost_of_virtual_ranks();
+
+  bool overlap() const { return ddp_ && ddp_->overlap(); }
+
+ private:
+  double run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward);
+
+  World& world_;
+  std::shared_ptr<Net> net_;
+  Settings settings_;
+  Plan plan_;
+  StepClock& clock_;
+  Load load_;
+  Deal deal_;
+  std::optional<DistributedDataParallel<Net>> ddp_;
+  std::optional<VirtualRanks> virtual_ranks_;
+  std::vector<at::Tensor> parameters_;
+  std::vector<double> shard_losses_;  // of this rank's shards in the last step, weighted
+  at::Tensor images_;
+  at::Tensor labels_;
+};
+
+}  // namespace lockstep

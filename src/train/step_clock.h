@@ -1,0 +1,70 @@
+// Where the time of a step goes, on this rank and over all ranks.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace lockstep {
+
+class Trace;
+class World;
+
+/// Smallest, middle and largest of one figure of all ranks, and the rank with the largest.
+struct Spread {
+  double least = 0;
+  double median = 0;  ///< of an even number of ranks: the mean of the middle two
+  double most = 0;
+  int worst_rank = 0;
+};
+Spread spread(const std::vector<double>& values);
+
+/// Milliseconds a step, over all ranks.
+struct StepFigures {
+  Spread compute;
+  Spread data_wait;  ///< preparing batches
+  Spread comm_wait;  ///< waiting in collectives, for data on the way or for slower ranks
+};
+
+/// Splits the time of steps into phases. Communication that goes on beside the computing costs nothing here; only
+/// waiting for it counts.
+class StepClock {
+ public:
+  explicit StepClock(World& world) : world_(world) {}
+
+  enum Phase { data, forward, backward, optimizer, log, phases };
+
+  /// The phase under way ends and this one begins; step() says which step it is in.
+  void enter(Phase phase);
+  void step_begins() { enter(data); }
+  /// The step is over; what follows until the next belongs to none.
+  void step_ends();
+
+  /// While set, phases also become events of the trace.
+  void trace_to(Trace* trace) { trace_ = trace; }
+
+  /// Collective: the figures of the steps since the last call.
+  StepFigures gather();
+
+  /// Local: seconds in a phase since the last gather, waiting for communication included.
+  double seconds(Phase phase) const { return seconds_[phase]; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  World& world_;
+  Trace* trace_ = nullptr;
+  bool running_ = false;
+  Phase phase_ = data;
+  Clock::time_point since_;
+  double waited_before_ = 0;
+  std::array<double, phases> seconds_ = {};
+  double comm_s_ = 0;
+  int64_t steps_ = 0;
+};
+
+}  // namespace lockstep

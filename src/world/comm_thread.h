@@ -1,0 +1,152 @@
+// MPI's work after start-up: operations are started in the order they are given and moved on by whoever has time.
+#pragma once
+
+#include <mpi.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "world/observe.h"
+
+namespace lockstep {
+
+/// One operation of MPI, from its start to its end. CommThread calls start once and then poll until that says true, one
+/// call at a time, so neither needs a lock of its own. What start and poll throw fails the operation.
+class MpiOperation {
+ public:
+  /// `name` and `bytes` are for messages and traces.
+  MpiOperation(std::string name, int64_t bytes) : name_(std::move(name)), bytes_(bytes) {}
+  virtual ~MpiOperation() = default;
+  MpiOperation(const MpiOperation&) = delete;
+  MpiOperation& operator=(const MpiOperation&) = delete;
+
+  const std::string& name() const { return name_; }
+  int64_t bytes() const { return bytes_; }
+  bool finished() const { return finished_.load(std::memory_order_acquire); }
+  /// What failed it, or null; to be read once it has finished.
+  const std::exception_ptr& error() const { return error_; }
+
+ protected:
+  friend class CommThread;
+  virtual void start() = 0;  ///< posts the first messages; must not block
+  virtual bool poll() = 0;   ///< moves it on without blocking; true when it is done
+  /// Once at the end, in any thread, with error() set or the result in place. May submit other operations.
+  virtual void on_finish() {}
+  virtual std::string waits_for() const { return "another rank"; }  ///< for the message of a passed deadline
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  std::string name_;
+  int64_t bytes_;
+  uint64_t number_ = 0;
+  Clock::time_point submitted_;
+  Clock::time_point deadline_ = Clock::time_point::max();
+  std::exception_ptr error_;
+  std::atomic<bool> finished_ = false;
+};
+
+/// An operation that MPI runs by itself behind one request.
+class RequestOperation : public MpiOperation {
+ public:
+  using Post = std::function<int(MPI_Request*)>;  ///< gives MPI's return code
+  RequestOperation(std::string name, int64_t bytes, Post post)
+      : MpiOperation(std::move(name), bytes), post_(std::move(post)) {}
+
+ protected:
+  void start() override;
+  bool poll() override;
+
+ private:
+  Post post_;
+  MPI_Request request_ = MPI_REQUEST_NULL;
+};
+
+/// Open MPI moves messages on only inside calls to it, so somebody must call while the program computes. Every call of
+/// MPI after start-up goes through here, one at a time:
+///
+/// - submit() starts an operation in the calling thread;
+/// - a thread of ours moves operations on while nobody waits for them. It sleeps between looks and never spins, because
+///   the core it runs on is most often the one that computes;
+/// - whoever waits moves them on itself, without the delay of waking another thread. It spins for a short while, then
+///   sleeps.
+///
+/// After an MPI error or a passed deadline nothing more can be hoped for from MPI: every operation under way and every
+/// later one fails with that same Error (ExitCode::rank_lost). MPI may still write to buffers of failed operations, so
+/// these are never freed. Used from any thread.
+class CommThread {
+ public:
+  /// `comm` is looked at between operations when `several_hosts`: a message that MPI calls sent may still lie in this
+  /// process, waiting for a call that hands it to the network.
+  CommThread(MPI_Comm comm, bool several_hosts);
+  /// Stops the thread; operations under way are abandoned.
+  ~CommThread();
+  CommThread(const CommThread&) = delete;
+  CommThread& operator=(const CommThread&) = delete;
+
+  /// Starts `operation`. With `beside` the thread moves it on; without, nobody does until wait().
+  enum class Mode { beside, in_wait };
+  void submit(std::shared_ptr<MpiOperation> operation, Mode mode = Mode::beside);
+
+  /// Returns when `operation` has finished, and throws its error. False when `timeout` passed first.
+  bool wait(const MpiOperation& operation, std::chrono::nanoseconds timeout = std::chrono::nanoseconds::max());
+  /// Returns when `operation` has finished, well or not.
+  void wait_for_end(const MpiOperation& operation);
+  /// Returns when all that was submitted so far has finished, well or not.
+  void wait_all();
+
+  /// submit and wait.
+  void run(const std::shared_ptr<MpiOperation>& operation);
+
+  /// Seconds an operation may take before it fails; 0: for ever. Holds for those submitted later.
+  void set_deadline(double seconds) { deadline_s_.store(seconds); }
+
+  /// Seconds that callers have spent in wait and wait_all so far.
+  double waited_s() const { return static_cast<double>(waited_ns_.load()) * 1e-9; }
+
+  /// Whether MPI is as it should be at the end of a job: nothing has failed, nothing is under way.
+  bool at_rest() const;
+
+  void observe(CommunicationObserver observer);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  using Operations = std::vector<std::shared_ptr<MpiOperation>>;
+
+  void loop();
+  Operations advance();                                    // under the lock: those that ended
+  void remove_from_active(const Operations& ended);        // under the lock
+  void fail(std::exception_ptr error, Operations& ended);  // under the lock
+  void finish(const Operations& ended);                    // without the lock
+  template <typename Done>
+  bool drive(Done done, std::chrono::nanoseconds timeout);
+
+  MPI_Comm comm_;
+  bool several_hosts_;
+  std::atomic<double> deadline_s_ = 0;
+  std::atomic<int64_t> waited_ns_ = 0;
+  std::atomic<int> waiters_ = 0;
+  std::atomic<uint64_t> unfinished_ = 0;
+
+  mutable std::mutex mutex_;  // held for every call of MPI
+  std::condition_variable wake_;
+  Operations active_;
+  uint64_t submitted_ = 0;
+  std::exception_ptr failure_;
+  std::shared_ptr<CommunicationObserver> observer_;
+  Clock::time_point last_end_;
+  bool asleep_ = false;
+  bool stop_ = false;
+  std::thread thread_;  // started with the first operation that it shall move on
+};
+
+}  // namespace lockstep

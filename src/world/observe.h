@@ -1,0 +1,21 @@
+// Watching communication, for the rooms above.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace lockstep {
+
+class World;
+
+/// Told of each operation at its end, in any thread: name, bytes, when it was submitted and when it ended. Be quick.
+using CommunicationObserver =
+    std::function<void(const std::string& name, int64_t bytes, std::chrono::steady_clock::time_point begin,
+                       std::chrono::steady_clock::time_point end)>;
+
+/// Local: replaces the observer; null: none.
+void observe_communication(World& world, CommunicationObserver observer);
+
+}  // namespace lockstep
