@@ -18,6 +18,7 @@ enum class ExitCode : int {
   rank_lost = 75,       ///< a rank was lost or a deadline passed: restart from the last checkpoint
   diverged = 76,        ///< replicas differ, or the loss is not finite
   resume_refused = 78,  ///< the settings of the resumed run differ
+  too_slow = 79,        ///< a benchmark did not reach its floor
   stopped = 85,         ///< stopped on request after saving
 };
 

@@ -12,5 +12,8 @@ int train_command(const Words& words);     ///< collective
 int evaluate_command(const Words& words);  ///< collective
 int data_command(const Words& words);      ///< one process
 int info_command(const Words& words);      ///< one process
+int bench_command(const Words& words);     ///< the commands below, collective as they are
+
+int bench_comm_command(const Words& words);  ///< collective
 
 }  // namespace lockstep

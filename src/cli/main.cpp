@@ -21,6 +21,7 @@ constexpr const char* kUsage = R"(Lockstep trains LibTorch models in parallel ov
   lockstep evaluate   exact test loss and accuracy of a run or a file of weights
   lockstep info       what a run or a file of weights holds
   lockstep data       get, check or make the data set
+  lockstep bench      how fast the ranks communicate
   lockstep --version  versions of Lockstep, LibTorch, MPI and the compiler
 
 `lockstep COMMAND --help` lists the flags of a command. Several ranks: mpirun -n 4 lockstep train …
@@ -30,7 +31,8 @@ const std::map<std::string, int (*)(const Words&)>& commands() {
   static const std::map<std::string, int (*)(const Words&)> all = {{"train", &lockstep::train_command},
                                                                    {"evaluate", &lockstep::evaluate_command},
                                                                    {"info", &lockstep::info_command},
-                                                                   {"data", &lockstep::data_command}};
+                                                                   {"data", &lockstep::data_command},
+                                                                   {"bench", &lockstep::bench_command}};
   return all;
 }
 

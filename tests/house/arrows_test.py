@@ -10,13 +10,14 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.M)
 MAY_INCLUDE = {
     "world": set(),
     "comm": {"world"},
+    "bench": {"world", "comm", "log"},
     "store": set(),
     "log": {"store"},
     "data": {"store", "log"},
     "model": set(),
     "ddp": {"comm", "world"},
     "train": {"world", "data", "model", "ddp", "store", "log"},
-    "cli": {"world", "data", "model", "ddp", "store", "log", "train"},
+    "cli": {"world", "comm", "bench", "data", "model", "ddp", "store", "log", "train"},
 }
 
 

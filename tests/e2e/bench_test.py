@@ -1,0 +1,212 @@
+"""lockstep bench: the numbers are there, the sums are right, floors and bad input end the run as documented."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+from lockstep_runner import LockstepTest, environment, execute, lockstep
+
+USAGE, LAUNCH, IO, TOO_SLOW = 64, 69, 74, 79
+SLOW_LINK = pathlib.Path(__file__).parents[2] / "benchmarks" / "slow_link"
+
+
+def table(stdout):
+    """The rows of a table as lists of words, without the header."""
+    return [line.split() for line in stdout.splitlines() if line and not line.startswith("#")]
+
+
+class BenchCommTest(LockstepTest):
+    def bench(self, *words, ranks=2, **how):
+        return lockstep("bench", "comm", *words, ranks=ranks, **how)
+
+    def rows(self, *words, ranks=2):
+        """Of the JSON file of a run that must succeed; the file and the table must agree."""
+        path = self.folder / "comm.json"
+        result = self.bench(*words, "--json", path, ranks=ranks)
+        self.assertEqual(result.rc, 0, str(result))
+        self.assertEqual(result.stderr, "", str(result))
+        written = json.loads(path.read_text())
+        self.assertEqual(written["benchmark"], "comm")
+        self.assertEqual(written["ranks"], max(ranks, 1))
+        self.assertEqual(written["hosts"], 1)
+        self.assertEqual(written["ranks_of_host"], {os.uname().nodename: max(ranks, 1)})
+        self.assertRegex(written["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+        for said in (*written["versions"], written["date"], f"{max(ranks, 1)} rank", os.uname().nodename):
+            self.assertIn(said, result.stdout)
+        shown = table(result.stdout)
+        self.assertEqual([words[:4] for words in shown], [[str(row["bytes"]), str(row["count"]), "float", "sum"] for row in written["rows"]])
+        for words, row in zip(shown, written["rows"], strict=True):
+            self.assertEqual(len(words), 13)
+            self.assertEqual(words[4], f"{row['time_us']['mean']:.2f}")
+            self.assertEqual(words[10:12], [str(row["wrong"]), f"{row['plain_time_us']['p50']:.2f}"])
+        return written["rows"]
+
+    def test_two_ranks_measure_each_size_and_all_sums_are_right(self):  # ctest: processors=2
+        rows = self.rows("--min", "4", "--max", "4M", "--factor", "8", "--iterations", "20", "--check")
+        self.assertEqual([row["bytes"] for row in rows], [4 * 8**i for i in range(7)])
+        for row in rows:
+            self.assertEqual(row["wrong"], 0)
+            self.assertEqual(row["iterations"], 20)
+            self.assertEqual(row["count"] * 4, row["bytes"])
+            for times in (row["time_us"], row["plain_time_us"]):
+                self.assertGreater(times["p50"], 0)
+                self.assertLessEqual(times["p50"], times["p95"])
+                self.assertLessEqual(times["p95"], times["p99"])
+            self.assertAlmostEqual(row["algbw_GBps"], row["bytes"] / row["time_us"]["mean"] / 1e3)
+            self.assertAlmostEqual(row["busbw_GBps"], row["algbw_GBps"])
+            self.assertAlmostEqual(row["ours_to_plain"], row["time_us"]["p50"] / row["plain_time_us"]["p50"])
+
+    def test_three_ranks_and_odd_sizes(self):  # ctest: processors=3
+        rows = self.rows("--sizes", "4,12,1004,99996", "--iterations", "3", "--warmup", "1", "--check", ranks=3)
+        self.assertEqual([row["bytes"] for row in rows], [4, 12, 1004, 99996])
+        for row in rows:
+            self.assertEqual(row["wrong"], 0)
+            self.assertAlmostEqual(row["busbw_GBps"], row["algbw_GBps"] * 4 / 3)
+
+    def test_iterations_adapt_to_the_size(self):  # ctest: processors=2
+        small, large = self.rows("--sizes", "4,64M")
+        self.assertGreater(small["iterations"], large["iterations"])
+        self.assertLessEqual(small["iterations"], 2000)
+        self.assertGreaterEqual(large["iterations"], 5)
+
+    def test_one_rank_says_that_its_bus_bandwidth_is_none(self):
+        rows = self.rows("--sizes", "1k", "--iterations", "5", ranks=0)
+        self.assertEqual(rows[0]["busbw_GBps"], 0)
+        self.assertEqual(rows[0]["wrong"], 0)
+        result = self.bench("--sizes", "1k", "--floor", "1@1k", ranks=0)
+        self.assert_refused(result, USAGE, "--floor", "one rank", "0 by definition")
+        self.assertEqual(result.stdout, "")
+
+    def test_a_floor_fails_the_run_after_its_table(self):  # ctest: processors=2
+        path = self.folder / "comm.json"
+        words = ("--sizes", "1k,64k", "--iterations", "5")
+        result = self.bench(*words, "--json", path, "--floor", "1e-9@1k", "--floor", "1e6@64k")
+        self.assert_refused(result, TOO_SLOW, "64k", "GB/s", "floor of 1000000 GB/s")
+        self.assertNotIn("at 1k", result.stderr)
+        self.assertEqual(len(table(result.stdout)), 2)
+        self.assertEqual(len(json.loads(path.read_text())["rows"]), 2)
+        self.assertEqual(self.bench(*words, "--floor", "1e-9@1k,1e-9@64k").rc, 0)
+
+    def test_bad_input(self):  # ctest: processors=2
+        alone, together = 0, 2
+        for ranks, words, said in (
+            (together, ["--min", "3"], ["--min", "'3'", "multiple of 4"]),
+            (alone, ["--min", "-4"], ["--min", "-4"]),
+            (alone, ["--max", "1T"], ["--max", "1T"]),
+            (alone, ["--max", "0"], ["--max", "'0'"]),
+            (alone, ["--min", "8k", "--max", "4k"], ["--min 8k", "--max 4k"]),
+            (alone, ["--factor", "1"], ["--factor 1"]),
+            (alone, ["--factor", "two"], ["--factor", "two"]),
+            (alone, ["--sizes", "4,,8"], ["--sizes"]),
+            (alone, ["--sizes", "4", "--max", "8"], ["--max", "--sizes"]),
+            (alone, ["--iterations", "0"], ["--iterations 0"]),
+            (alone, ["--warmup", "0"], ["--warmup 0"]),
+            (alone, ["--floor", "fast"], ["--floor", "fast"]),
+            (together, ["--floor", "1@3M"], ["--floor 1@3M", "does not measure 3M"]),
+            (together, ["--min", "1024G", "--max", "1024G"], ["1024G", "2 ranks", "GB are free", "--max"]),
+            (together, ["--itertions", "5"], ["--itertions", "--iterations"]),
+            (alone, ["leftover"], ["leftover"]),
+        ):
+            with self.subTest(words=words):
+                result = self.bench(*words, ranks=ranks)
+                self.assert_refused(result, USAGE, *said)
+                self.assertEqual(result.stdout, "")
+
+    def test_a_json_file_that_cannot_be_written_is_told_before_the_sweep(self):  # ctest: processors=2
+        result = self.bench("--json", self.folder / "none" / "comm.json")
+        self.assert_refused(result, IO, "none/comm.json")
+        self.assertEqual(result.stdout, "")
+
+    def test_words_of_bench(self):
+        self.assertIn("comm", self.done("bench", "--help").stdout)
+        self.assertIn("--floor", self.done("bench", "comm", "--help").stdout)
+        for ranks in (0, 2):
+            self.assert_refused(lockstep("bench", ranks=ranks), USAGE, "bench --help")
+            self.assert_refused(lockstep("bench", "com", ranks=ranks), USAGE, "'com'", "'comm'")
+
+
+def namespaces():
+    return set(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else set()
+
+
+class SlowLinkTest(LockstepTest):
+    def setUp(self):
+        super().setUp()
+        if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("tc") is None:
+            self.skip("network namespaces need root and iproute2")
+        name = f"trial{os.getpid()}"
+        trial = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+        if trial.returncode != 0:
+            self.skip(f"no network namespaces here: {trial.stderr.strip()}")
+        subprocess.run(["ip", "netns", "del", name], check=True)
+        self.before = namespaces()
+        self.temporary = {"TMPDIR": str(self.folder)}
+
+    def assert_clean(self):
+        self.assertEqual(namespaces() - self.before, set())
+        self.assertEqual(list(self.folder.glob("slow-link-*")), [])
+
+    def test_the_link_is_as_slow_as_it_was_told(self):  # ctest: processors=2 serial timeout=60
+        path = self.folder / "comm.json"
+        comm = [os.environ["LOCKSTEP"], "bench", "comm", "--warmup", "1"]
+        words = [*comm, "--sizes", "4k,4M", "--iterations", "3", "--check", "--json", path]
+        result = execute([SLOW_LINK, "--rate", "100mbit", "--", *words], env=self.temporary)
+        self.assertEqual(result.rc, 0, str(result))
+        self.assertEqual(result.left_over, [], str(result))
+        written = json.loads(path.read_text())
+        self.assertEqual((written["ranks"], written["hosts"]), (2, 2))
+        self.assertEqual(len(written["ranks_of_host"]), 2)
+        small, large = written["rows"]
+        self.assertEqual(small["wrong"] + large["wrong"], 0)
+        # 4 MiB at 12.5 MB/s are 336 ms, less the 256 kB that pass at once; both ends send at the same time.
+        for times in (large["time_us"], large["plain_time_us"]):
+            self.assertGreater(times["p50"], 250e3, str(result))
+        self.assert_clean()
+
+        # The end of the command is the end of the script, and its exit code.
+        result = execute([SLOW_LINK, "--", *comm, "--sizes", "4k", "--iterations", "3", "--floor", "10@4k"], env=self.temporary)
+        self.assert_refused(result, TOO_SLOW, "at 4k", "floor of 10 GB/s")
+        self.assert_clean()
+
+    def test_an_interrupt_leaves_nothing(self):  # ctest: processors=2 serial timeout=60
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with self.subTest(signal=number), tempfile.TemporaryFile("w+") as said:
+                env = environment(f"slow-link-{os.getpid()}-{number}", self.temporary)
+                words = [SLOW_LINK, "--", os.environ["LOCKSTEP"], "bench", "comm", "--sizes", "16M", "--iterations", "100000"]
+                script = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+                self.addCleanup(script.kill)
+                for _ in range(200):
+                    time.sleep(0.1)
+                    said.seek(0)
+                    if "#wrong" in said.read():
+                        break
+                else:
+                    self.fail("the sweep has not begun")
+                self.assertEqual(len(namespaces() - self.before), 2)
+                script.send_signal(number)
+                self.assertEqual(script.wait(15), 128 + number)
+                self.assert_clean()
+
+    def test_bad_words(self):
+        for words, code, said in (
+            (["--rate", "fast"], USAGE, "fast"),
+            (["--ranks-per-host", "0"], USAGE, "'0'"),
+            (["--rate"], USAGE, "--rate"),
+            (["lockstep"], USAGE, "'lockstep'"),
+            (["--", "/none/lockstep"], LAUNCH, "/none/lockstep"),
+        ):
+            result = execute([SLOW_LINK, *words])
+            self.assertEqual(result.rc, code, str(result))
+            self.assertIn(said, result.stderr)
+            self.assertIn("hint: ", result.stderr)
+            self.assert_clean()
+
+
+if __name__ == "__main__":
+    unittest.main()
