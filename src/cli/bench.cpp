@@ -16,12 +16,14 @@ constexpr const char* kUsage = R"(Usage: mpirun -n N lockstep bench COMMAND [OPT
 
 Commands:
   comm   all-reduce from 4 B to 256 MB, beside MPI's own
+  step   phases of a training step, and how much of its communication is hidden
 
 `lockstep bench COMMAND --help` lists a command's options. docs/benchmarks.md says what the columns mean.
 )";
 
 const std::map<std::string, int (*)(const Words&)>& commands() {
-  static const std::map<std::string, int (*)(const Words&)> all = {{"comm", &bench_comm_command}};
+  static const std::map<std::string, int (*)(const Words&)> all = {{"comm", &bench_comm_command},
+                                                                   {"step", &bench_step_command}};
   return all;
 }
 

@@ -15,5 +15,6 @@ int info_command(const Words& words);      ///< one process
 int bench_command(const Words& words);     ///< the commands below, collective as they are
 
 int bench_comm_command(const Words& words);  ///< collective
+int bench_step_command(const Words& words);  ///< collective
 
 }  // namespace lockstep

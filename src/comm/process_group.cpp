@@ -28,6 +28,7 @@ const c10::intrusive_ptr<c10d::ProcessGroup>& World::process_group() {
   if (!impl_->process_group) {
     auto backend =
         c10::make_intrusive<MpiBackend>(impl_->comm, impl_->messages, impl_->rank, impl_->size, *impl_->comm_thread);
+    backend->set_overlap(overlap_pays(*this));
     auto group = c10::make_intrusive<c10d::ProcessGroup>(impl_->rank, impl_->size);
     group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM, backend);
     group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);

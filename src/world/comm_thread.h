@@ -38,10 +38,12 @@ class MpiOperation {
  protected:
   friend class CommThread;
   virtual void start() = 0;  ///< posts the first messages; must not block
-  virtual bool poll() = 0;   ///< moves it on without blocking; true when it is done
+  /// Moves it on without blocking; true when it is done. Calls progressed() when some message ended.
+  virtual bool poll() = 0;
   /// Once at the end, in any thread, with error() set or the result in place. May submit other operations.
   virtual void on_finish() {}
   virtual std::string waits_for() const { return "another rank"; }  ///< for the message of a passed deadline
+  void progressed() { progressed_ = true; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -52,6 +54,7 @@ class MpiOperation {
   Clock::time_point submitted_;
   Clock::time_point deadline_ = Clock::time_point::max();
   std::exception_ptr error_;
+  bool progressed_ = false;
   std::atomic<bool> finished_ = false;
 };
 
@@ -123,7 +126,7 @@ class CommThread {
   using Operations = std::vector<std::shared_ptr<MpiOperation>>;
 
   void loop();
-  Operations advance();                                    // under the lock: those that ended
+  Operations advance(bool& progress);                      // under the lock: those that ended
   void remove_from_active(const Operations& ended);        // under the lock
   void fail(std::exception_ptr error, Operations& ended);  // under the lock
   void finish(const Operations& ended);                    // without the lock

@@ -11,7 +11,7 @@ namespace lockstep {
 namespace {
 
 // A round's messages: parts of this many bytes, so that one part is added up while the next is on its way.
-constexpr int64_t kPartBytes = 128 * 1024;
+constexpr int64_t kPartBytes = 256 * 1024;
 // Up to here whole buffers are exchanged: half the rounds.
 constexpr int64_t kShortBytes = 4096;
 constexpr size_t kMostPooledBytes = size_t{64} << 20;
@@ -159,6 +159,7 @@ bool AllreduceOperation::poll() {
           MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, done_.data(), MPI_STATUSES_IGNORE),
           "MPI_Testsome");
       if (count == MPI_UNDEFINED || count == 0) return false;
+      progressed();
       left_ -= static_cast<size_t>(count);
     }
     for (int i = 0; i < count && round.combine && !overlaps; ++i) {

@@ -36,7 +36,7 @@ class MpiBackend final : public c10d::Backend {
 
   const std::string getBackendName() const override { return "mpi"; }
 
-  /// Local. Whether communication goes on beside the caller's computing; on at first. Results do not depend on it.
+  /// Local. Whether communication goes on beside the caller's computing. Results do not depend on it.
   void set_overlap(bool on) { overlap_ = on; }
   /// Local. Returns when all-reduces and broadcasts under way have ended, well or not: as the Works tell, but without
   /// the time it takes to wake a thread that waits for a future.

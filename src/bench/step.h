@@ -1,0 +1,43 @@
+// A training step, with its communication done in several ways.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bench/summary.h"
+
+namespace lockstep {
+
+class World;
+
+struct StepOptions {
+  int64_t layers = 8;   ///< linear layers
+  int64_t width = 512;  ///< inputs and outputs of each
+  int64_t batch = 512;  ///< rows on each rank
+  int64_t steps = 20;   ///< timed ones of each way
+  int64_t bucket_bytes = 256 * 1024;
+};
+
+/// Milliseconds a step (forward, backward, optimizer) on the slowest rank.
+struct StepTimes {
+  int64_t gradient_bytes = 0;
+  Summary forward;  ///< of this step's phases, on rank 0 and without communication
+  Summary backward;
+  Summary optimizer;
+  Summary synchronised;  ///< nothing is sent; the ranks meet at the end of backward
+  Summary blocking;      ///< one all-reduce of all gradients after backward
+  Summary in_buckets;    ///< DistributedDataParallel, the thread of backward sends each bucket when it is full
+  Summary overlapped;    ///< DistributedDataParallel, buckets travel while backward computes
+
+  /// The part of the communication that a way hides: 0 is `blocking`, 1 is `synchronised`. By medians; NaN where
+  /// communication takes no time.
+  double hidden(const Summary& way) const { return (blocking.p50 - way.p50) / (blocking.p50 - synchronised.p50); }
+};
+
+/// Collective. The four ways take turns step by step, so that a busy machine hits all alike.
+StepTimes measure_step(World& world, const StepOptions& options);
+
+std::string step_table(const StepTimes& times);
+
+}  // namespace lockstep
