@@ -148,6 +148,8 @@ class CommThread {
   std::shared_ptr<CommunicationObserver> observer_;
   Clock::time_point last_end_;
   bool asleep_ = false;
+  bool moved_ = false;  // the last look found something done
+  uint64_t looks_ = 0;
   bool stop_ = false;
   std::thread thread_;  // started with the first operation that it shall move on
 };
