@@ -208,5 +208,23 @@ class SlowLinkTest(LockstepTest):
             self.assert_clean()
 
 
+class BenchStepTest(LockstepTest):
+    def test_a_step_is_measured_in_four_ways(self):  # ctest: processors=2
+        path = self.folder / "step.json"
+        words = ("--layers", 2, "--width", 32, "--batch", 8, "--steps", 3, "--threads", 1, "--json", path)
+        result = self.done("bench", "step", *words, ranks=2)
+        written = json.loads(path.read_text())
+        self.assertEqual(written["gradient_bytes"], 4 * 2 * (32 * 32 + 32))
+        for name in ("forward", "backward", "optimizer", "synchronised", "blocking", "in_buckets", "overlapped"):
+            self.assertGreater(written[name + "_ms"]["p50"], 0, name)
+            self.assertLessEqual(written[name + "_ms"]["p50"], written[name + "_ms"]["p95"], name)
+        self.assertIn("hidden", result.stdout)
+
+    def test_bad_words_of_a_step(self):
+        for words, said in ((["--layers", "0"], "--layers 0"), (["--steps", "x"], "'x'"), (["more"], "'more'")):
+            with self.subTest(words=words):
+                self.assert_refused(lockstep("bench", "step", *words, ranks=2), USAGE, said)
+
+
 if __name__ == "__main__":
     unittest.main()
