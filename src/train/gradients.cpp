@@ -97,7 +97,10 @@ double Gradients::mean_loss() {
 
 double Gradients::norm(double limit) {
   std::vector<at::Tensor> gradients;
-  for (const at::Tensor& parameter : parameters_) gradients.push_back(parameter.grad());
+  for (const at::Tensor& parameter : parameters_) {
+    if (parameter.grad().defined()) gradients.push_back(parameter.grad());
+  }
+  if (gradients.empty()) return 0;
   const at::Tensor length = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients)));
   if (limit > 0) at::_foreach_mul_(gradients, (limit / (length + 1e-6)).clamp_max(1.0));
   return length.item<float>();

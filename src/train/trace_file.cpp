@@ -1,5 +1,7 @@
 #include "train/trace_file.h"
 
+#include <fmt/format.h>
+
 #include "lockstep/world.h"
 #include "log/trace.h"
 #include "store/files.h"
@@ -17,6 +19,7 @@ TraceFile::~TraceFile() {
 
 void TraceFile::begin_step(int64_t step, StepClock& clock) {
   if (path_.empty() || step != first_) return;
+  begun_ = true;
   world_.barrier();  // ranks leave it within about the time of a message: their clocks' common zero
   trace_ = std::make_shared<Trace>(world_.rank(), world_.host(), Trace::Clock::now());
   clock.trace_to(trace_.get());
@@ -26,7 +29,16 @@ void TraceFile::begin_step(int64_t step, StepClock& clock) {
 }
 
 void TraceFile::end_step(int64_t step, StepClock& clock) {
-  if (!trace_ || step != last_) return;
+  if (trace_ && step == last_) write(clock);
+}
+
+std::string TraceFile::finish(StepClock& clock) {
+  if (trace_) write(clock);
+  if (path_.empty() || begun_) return "";
+  return fmt::format("no trace: the run ended before step {}, the first of --trace-steps", first_);
+}
+
+void TraceFile::write(StepClock& clock) {
   clock.trace_to(nullptr);
   observe_communication(world_, nullptr);
   const auto events = world_.all_gather(trace_->events());

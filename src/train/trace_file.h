@@ -23,6 +23,9 @@ class TraceFile {
   void begin_step(int64_t step, StepClock& clock);
   /// Collective at the last step: rank 0 writes the file. Throws Error (io).
   void end_step(int64_t step, StepClock& clock);
+  /// Collective, after the run's last step: writes what there is when the last step to trace did not come. Gives what a
+  /// person should know about it, or nothing.
+  std::string finish(StepClock& clock);
 
  private:
   World& world_;
@@ -30,6 +33,9 @@ class TraceFile {
   int64_t first_;
   int64_t last_;
   std::shared_ptr<Trace> trace_;
+  bool begun_ = false;
+
+  void write(StepClock& clock);
 };
 
 }  // namespace lockstep

@@ -225,6 +225,8 @@ TrainResult train(World& world, const TrainRequest& request) {
     if (whole_epoch) save(fmt::format("{}_{}", settings.model_name, epoch));
     speed.resume();
   }
+  const std::string untraced = trace.finish(clock);
+  if (log && !untraced.empty()) log->text(untraced);
   save("final");
   if (log)
     log->end(result.steps, settings.train_max_steps > 0 && result.steps == settings.train_max_steps

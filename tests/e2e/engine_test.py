@@ -209,6 +209,16 @@ class EngineTest(LockstepTest):
             self.assertGreater(line["compute_ms"]["min"], 0)
         self.assertRegex(result.stdout, r"compute [\d.]+/[\d.]+/[\d.]+ \(rank \d\) +data .* waiting ")
 
+    def test_a_trace_of_steps_that_do_not_all_come(self):
+        trace = self.folder / "trace.json"
+        words = ("--max-steps", 3, "--trace", trace, *QUIET)
+        self.train(self.folder / "some", *words, "--trace-steps", "2:9")
+        self.assertEqual(sum(event["name"] == "forward" for event in json.loads(trace.read_text())["traceEvents"]), 2)
+        trace.unlink()
+        result = self.train(self.folder / "none", *words)
+        self.assertIn("no trace", result.stdout)
+        self.assertFalse(trace.exists())
+
     def test_a_trace_has_a_lane_for_each_rank(self):  # ctest: processors=2
         trace = self.folder / "trace.json"
         self.train(self.folder / "run", "--max-steps", 9, "--trace", trace, "--trace-steps", "3:5", *sets(ddp_overlap="on"), ranks=2)
