@@ -12,8 +12,8 @@ namespace lockstep {
 class World;
 
 struct StepOptions {
-  int64_t layers = 8;   ///< linear layers
-  int64_t width = 512;  ///< inputs and outputs of each
+  int64_t layers = 32;  ///< linear layers
+  int64_t width = 256;  ///< inputs and outputs of each
   int64_t batch = 512;  ///< rows on each rank
   int64_t steps = 20;   ///< timed ones of each way
   int64_t bucket_bytes = 256 * 1024;
@@ -30,9 +30,11 @@ struct StepTimes {
   Summary in_buckets;    ///< DistributedDataParallel, the thread of backward sends each bucket when it is full
   Summary overlapped;    ///< DistributedDataParallel, buckets travel while backward computes
 
-  /// The part of the communication that a way hides: 0 is `blocking`, 1 is `synchronised`. By medians; NaN where
+  /// The part of the communication that a way hides: 0 is `blocking`, 1 is `synchronised`. Medians of the differences
+  /// between steps of one round, which a machine that turns slower or faster for a while does not shift. NaN where
   /// communication takes no time.
-  double hidden(const Summary& way) const { return (blocking.p50 - way.p50) / (blocking.p50 - synchronised.p50); }
+  double hidden_in_buckets = 0;
+  double hidden_overlapped = 0;
 };
 
 /// Collective. The four ways take turns step by step, so that a busy machine hits all alike.

@@ -17,8 +17,8 @@ cxxopts::Options step_options() {
   cxxopts::Options options("lockstep bench step",
                            "A step of a network of linear layers: its phases, and how much communication is hidden.\n");
   options.custom_help("[FLAGS]").add_options()                                                              //
-      ("layers", "Linear layers", cxxopts::value<int64_t>()->default_value("8"), "N")                       //
-      ("width", "Inputs and outputs of each", cxxopts::value<int64_t>()->default_value("512"), "N")         //
+      ("layers", "Linear layers", cxxopts::value<int64_t>()->default_value("32"), "N")                      //
+      ("width", "Inputs and outputs of each", cxxopts::value<int64_t>()->default_value("256"), "N")         //
       ("batch", "Rows on each rank", cxxopts::value<int64_t>()->default_value("512"), "N")                  //
       ("steps", "Timed steps of each way", cxxopts::value<int64_t>()->default_value("20"), "N")             //
       ("bucket-bytes", "As ddp.bucket_bytes", cxxopts::value<int64_t>()->default_value("262144"), "BYTES")  //
@@ -56,8 +56,8 @@ void write_json(const std::string& path, const BenchJob& job, const StepOptions&
                {"blocking_ms", ms(times.blocking)},
                {"in_buckets_ms", ms(times.in_buckets)},
                {"overlapped_ms", ms(times.overlapped)},
-               {"hidden_in_buckets", times.hidden(times.in_buckets)},
-               {"hidden_overlapped", times.hidden(times.overlapped)}});
+               {"hidden_in_buckets", times.hidden_in_buckets},
+               {"hidden_overlapped", times.hidden_overlapped}});
   write_durably(path, json.dump(2) + "\n");
 }
 
