@@ -96,6 +96,8 @@ class CommThread {
   CommThread(const CommThread&) = delete;
   CommThread& operator=(const CommThread&) = delete;
 
+  bool several_hosts() const { return several_hosts_; }
+
   /// Starts `operation`. With `beside` the thread moves it on; without, nobody does until wait().
   enum class Mode { beside, in_wait };
   void submit(std::shared_ptr<MpiOperation> operation, Mode mode = Mode::beside);

@@ -4,16 +4,22 @@
 
 #include <algorithm>
 #include <bit>
+#include <new>
 
 #include "world/world_impl.h"
 
 namespace lockstep {
 namespace {
 
-// A round's messages: parts of this many bytes, so that one part is added up while the next is on its way.
+// A round's messages. Between hosts one part is added up while the next is on its way. Within a host the cores carry
+// the bytes themselves, and each message costs an answer.
 constexpr int64_t kPartBytes = 256 * 1024;
+constexpr int64_t kPartBytesWithinHost = 1024 * 1024;
 // Up to here whole buffers are exchanged: half the rounds.
 constexpr int64_t kShortBytes = 4096;
+// Halves of a buffer begin on cache lines, whatever the type, and so do received parts: sums of others are slower.
+constexpr std::align_val_t kCacheLine{64};
+constexpr int64_t kLineElements = 64;
 constexpr size_t kMostPooledBytes = size_t{64} << 20;
 
 int64_t messages(int64_t elements, int64_t part) { return (elements + part - 1) / part; }
@@ -22,7 +28,8 @@ std::vector<Round> tree_rounds(int rank, int size, int64_t count) {
   std::vector<Round> rounds;
   Range mine{0, count};
   for (int distance = 1; distance < size; distance *= 2) {
-    const int64_t half = mine.count / 2;
+    int64_t half = mine.count / 2;
+    if (half > kLineElements) half -= half % kLineElements;
     const Range low{mine.first, half};
     const Range high{mine.first + half, mine.count - half};
     const bool upper = (rank & distance) != 0;
@@ -72,6 +79,10 @@ std::vector<Round> allreduce_rounds(int rank, int size, int64_t count, int64_t s
   return rounds;
 }
 
+ScratchPool::Buffer::Buffer(size_t bytes) : bytes_(new (kCacheLine) char[bytes]), size_(bytes) {}
+
+void ScratchPool::Buffer::Free::operator()(char* bytes) const { operator delete[](bytes, kCacheLine); }
+
 std::unique_ptr<ScratchPool::Buffer> ScratchPool::take(size_t bytes) {
   {
     const std::lock_guard lock(mutex_);
@@ -100,7 +111,7 @@ AllreduceOperation::AllreduceOperation(Options options)
       my_(std::move(options)),
       data_(static_cast<char*>(my_.buffer.data_ptr())),
       element_bytes_(my_.buffer.element_size()),
-      part_elements_(std::max<int64_t>(1, kPartBytes / element_bytes_)),
+      part_elements_((my_.several_hosts ? kPartBytes : kPartBytesWithinHost) / element_bytes_),
       rounds_(allreduce_rounds(my_.rank, my_.size, my_.buffer.numel(), kShortBytes / element_bytes_)) {}
 
 AllreduceOperation::~AllreduceOperation() {

@@ -39,7 +39,19 @@ std::vector<Round> allreduce_rounds(int rank, int size, int64_t count, int64_t s
 /// Buffers for received parts, used again: fresh memory of some 100 kB costs more than the sum itself.
 class ScratchPool {
  public:
-  using Buffer = std::vector<char>;
+  class Buffer {  // on cache lines of its own, not initialised
+   public:
+    explicit Buffer(size_t bytes);
+    char* data() { return bytes_.get(); }
+    size_t size() const { return size_; }
+
+   private:
+    struct Free {
+      void operator()(char* bytes) const;
+    };
+    std::unique_ptr<char[], Free> bytes_;
+    size_t size_;
+  };
   std::unique_ptr<Buffer> take(size_t bytes);
   void give_back(std::unique_ptr<Buffer> buffer);
 
@@ -61,6 +73,7 @@ class AllreduceOperation : public MpiOperation {
     int size;
     int tag;
     std::shared_ptr<ScratchPool> pool;
+    bool several_hosts;
   };
   explicit AllreduceOperation(Options options);
   ~AllreduceOperation() override;
@@ -71,11 +84,6 @@ class AllreduceOperation : public MpiOperation {
   std::string waits_for() const override;
 
  private:
-  struct Part {  // of a round: one message
-    MPI_Request request;
-    Range range;
-  };
-
   void begin_round();
   void combine(const Range& range);
   char* at(int64_t element) { return data_ + element * element_bytes_; }

@@ -101,7 +101,8 @@ MpiBackend::Works MpiBackend::allreduce_one(at::Tensor& tensor, const c10d::Redu
                                                                 .rank = rank_,
                                                                 .size = size_,
                                                                 .tag = static_cast<int>(next_tag_++ % tags_),
-                                                                .pool = pool_});
+                                                                .pool = pool_,
+                                                                .several_hosts = thread_.several_hosts()});
   if ((divide || !same) && work->isSuccess()) {
     if (divide) buffer.div_(size_);
     if (!same) tensor.copy_(buffer);

@@ -6,7 +6,8 @@ namespace lockstep {
 namespace {
 
 c10::intrusive_ptr<c10::ivalue::Future> new_future() {
-  return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+  static const c10::TypePtr tensors = c10::ListType::create(c10::TensorType::get());
+  return c10::make_intrusive<c10::ivalue::Future>(tensors);
 }
 
 }  // namespace
