@@ -130,7 +130,7 @@ std::string step_table(const StepTimes& times) {
   row("optimizer", times.optimizer);
   row("step that synchronises and sends nothing", times.synchronised, "    100 % hidden by definition");
   row("step with one blocking all-reduce after backward", times.blocking, "      0 % hidden by definition");
-  row("step with buckets, in the thread of backward", times.in_buckets, hidden(times.hidden_in_buckets));
+  row("step with buckets that move on after backward", times.in_buckets, hidden(times.hidden_in_buckets));
   row("step with buckets that travel during backward", times.overlapped, hidden(times.hidden_overlapped));
   return text;
 }

@@ -27,7 +27,7 @@ struct StepTimes {
   Summary optimizer;
   Summary synchronised;  ///< nothing is sent; the ranks meet at the end of backward
   Summary blocking;      ///< one all-reduce of all gradients after backward
-  Summary in_buckets;    ///< DistributedDataParallel, the thread of backward sends each bucket when it is full
+  Summary in_buckets;    ///< DistributedDataParallel, buckets start when they are full and are moved on after backward
   Summary overlapped;    ///< DistributedDataParallel, buckets travel while backward computes
 
   /// The part of the communication that a way hides: 0 is `blocking`, 1 is `synchronised`. Medians of the differences

@@ -78,7 +78,7 @@ struct DdpEngine::Impl {
           "them, freeze them with requires_grad_(false) before");
     }
     // All gradients of this rank are there. The Reducer waits for its buckets next; waiting here is faster.
-    if (overlap) finish_collectives(world);
+    finish_collectives(world);
   }
 };
 

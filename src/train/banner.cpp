@@ -62,7 +62,7 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
                               plan.shards, plan.shards_per_rank, std::max(0.0, 100 * facts.virtual_ranks_slower)));
   } else if (world.size() > 1) {
     row("gradients", fmt::format("averaged in buckets of {} bytes, {} backward{}", grouped(settings.ddp_bucket_bytes),
-                                 facts.overlap ? "travelling during" : "in the thread of",
+                                 facts.overlap ? "travelling during" : "moved on after",
                                  settings.ddp_wire == "bf16" ? ", sent as bf16" : ""));
   }
   row("steps", fmt::format("{} an epoch, {} in all", grouped(plan.steps_per_epoch), grouped(plan.total_steps)));

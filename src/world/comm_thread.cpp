@@ -23,6 +23,8 @@ using std::chrono::milliseconds;
 // little more than half of the looks find something.
 constexpr microseconds kShortestPause{50};
 constexpr microseconds kLongestPause{2000};
+// The same where somebody will wait soon and move all on by himself.
+constexpr milliseconds kLazyPause{10};
 // A waiting thread spins this long without progress before it sleeps between looks, then sleeps for a part of the time
 // it has waited.
 constexpr microseconds kSpin{1000};
@@ -68,6 +70,7 @@ void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
   {
     const std::lock_guard lock(mutex_);
     operation->number_ = ++submitted_;
+    operation->lazy_ = mode == Mode::lazily;
     operation->submitted_ = Clock::now();
     if (const double seconds = deadline_s_.load(); seconds > 0) {
       operation->deadline_ =
@@ -83,9 +86,9 @@ void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
         fail(std::current_exception(), ended);
       }
     }
-    if (mode == Mode::beside && !active_.empty()) {
+    if (mode != Mode::in_wait && !active_.empty()) {
       if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
-      wake = asleep_;
+      wake = asleep_ && mode == Mode::beside;
     }
   }
   if (wake) wake_.notify_one();
@@ -223,7 +226,18 @@ void CommThread::loop() {
   microseconds pause = kShortestPause;
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    if (active_.empty()) {
+    if (!active_.empty() && waiters_.load() == 0 &&
+        std::all_of(active_.begin(), active_.end(), [](const auto& operation) { return operation->lazy_; })) {
+      asleep_ = true;
+      wake_.wait_for(lock, kLazyPause);
+      asleep_ = false;
+      if (stop_ || waiters_.load() > 0) continue;
+      bool progress = false;
+      const Operations ended = advance(progress);
+      lock.unlock();
+      finish(ended);
+      lock.lock();
+    } else if (active_.empty()) {
       asleep_ = true;
       if (several_hosts_ && !failure_ && Clock::now() - last_end_ < kLinger) {
         wake_.wait_for(lock, kLingerLook);

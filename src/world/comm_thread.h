@@ -55,6 +55,7 @@ class MpiOperation {
   Clock::time_point deadline_ = Clock::time_point::max();
   std::exception_ptr error_;
   bool progressed_ = false;
+  bool lazy_ = false;
   std::atomic<bool> finished_ = false;
 };
 
@@ -98,8 +99,9 @@ class CommThread {
 
   bool several_hosts() const { return several_hosts_; }
 
-  /// Starts `operation`. With `beside` the thread moves it on; without, nobody does until wait().
-  enum class Mode { beside, in_wait };
+  /// Starts `operation`. Who moves it on: the thread, while the program computes; whoever waits, the thread looking
+  /// every ten milliseconds only, in case that nobody does; or nobody until wait().
+  enum class Mode { beside, lazily, in_wait };
   void submit(std::shared_ptr<MpiOperation> operation, Mode mode = Mode::beside);
 
   /// Returns when `operation` has finished, and throws its error. False when `timeout` passed first.
@@ -114,6 +116,7 @@ class CommThread {
 
   /// Seconds an operation may take before it fails; 0: for ever. Holds for those submitted later.
   void set_deadline(double seconds) { deadline_s_.store(seconds); }
+  double deadline_s() const { return deadline_s_.load(); }
 
   /// Seconds that callers have spent in wait and wait_all so far.
   double waited_s() const { return static_cast<double>(waited_ns_.load()) * 1e-9; }

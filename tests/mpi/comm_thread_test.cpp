@@ -76,6 +76,28 @@ TEST(CommThread, WithoutTheThreadOnlyTheWaitMovesThem) {
   EXPECT_EQ(operation->looked, 5);
 }
 
+TEST(CommThread, LooksSeldomAtWhatSomebodyWillWaitForButDoesNotForgetIt) {
+  CommThread thread(MPI_COMM_SELF, false);
+  const auto operation = std::make_shared<Counted>(5);
+  thread.submit(operation, CommThread::Mode::lazily);
+  const auto started = Clock::now();
+  while (!operation->finished() && Clock::now() < started + std::chrono::seconds(20)) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  EXPECT_TRUE(operation->finished());
+  EXPECT_GT(Clock::now() - started, milliseconds(40));  // five looks, ten milliseconds apart
+
+  // One that is to be moved on beside does not have to sleep as long.
+  const auto slow = std::make_shared<Counted>(kNever);
+  const auto quick = std::make_shared<Counted>(20);
+  thread.submit(slow, CommThread::Mode::lazily);
+  thread.submit(quick, CommThread::Mode::beside);
+  for (const auto end = Clock::now() + std::chrono::seconds(20); !quick->finished() && Clock::now() < end;) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  EXPECT_TRUE(quick->finished());
+}
+
 TEST(CommThread, SleepsBetweenLooks) {
   CommThread thread(MPI_COMM_SELF, false);
   const auto operation = std::make_shared<Counted>(kNever);
@@ -130,7 +152,9 @@ TEST(CommThread, SeveralThreadsMaySubmitAndWait) {
     threads.emplace_back([&, i] {
       for (int k = 0; k < 200; ++k) {
         const auto operation = std::make_shared<Counted>(1 + (i + k) % 3);
-        thread.submit(operation, k % 2 == 0 ? CommThread::Mode::beside : CommThread::Mode::in_wait);
+        const CommThread::Mode modes[] = {CommThread::Mode::beside, CommThread::Mode::lazily,
+                                          CommThread::Mode::in_wait};
+        thread.submit(operation, modes[k % 3]);
         thread.wait(*operation);
         done += operation->ended ? 1 : 0;
       }

@@ -41,13 +41,13 @@ MpiBackend::MpiBackend(MPI_Comm comm, MPI_Comm messages, int rank, int size, Com
 }
 
 template <typename Operation, typename... Arguments>
-MpiBackend::Works MpiBackend::under_way(c10d::OpType type, bool beside, std::vector<at::Tensor> tensors,
+MpiBackend::Works MpiBackend::under_way(c10d::OpType type, CommThread::Mode mode, std::vector<at::Tensor> tensors,
                                         Arguments&&... arguments) {
   auto promise = std::make_shared<Promise>(std::move(tensors));
   auto operation = std::make_shared<Promising<Operation>>(promise, std::forward<Arguments>(arguments)...);
   auto work = c10::make_intrusive<PendingWork>(rank_, type, thread_, operation, promise);
-  thread_.submit(operation, beside ? CommThread::Mode::beside : CommThread::Mode::in_wait);
-  if (!beside) {
+  thread_.submit(operation, mode);
+  if (mode == CommThread::Mode::in_wait) {
     thread_.wait_for_end(*operation);
   } else if (!c10d::isP2POp(type)) {
     const std::lock_guard lock(mutex_);
@@ -55,6 +55,11 @@ MpiBackend::Works MpiBackend::under_way(c10d::OpType type, bool beside, std::vec
     under_way_.push_back(operation);
   }
   return work;
+}
+
+CommThread::Mode MpiBackend::mode(bool in_place) const {
+  if (!in_place) return CommThread::Mode::in_wait;
+  return overlap_ ? CommThread::Mode::beside : CommThread::Mode::lazily;
 }
 
 void MpiBackend::finish_collectives() {
@@ -80,7 +85,7 @@ MpiBackend::Works MpiBackend::broadcast(std::vector<at::Tensor>& tensors, const 
   at::Tensor buffer = tensor.contiguous();  // strides may differ between ranks, the order of elements may not
   const bool same = buffer.is_same(tensor);
   const auto work = under_way<RequestOperation>(
-      c10d::OpType::BROADCAST, overlap_ && same, tensors, "broadcast", buffer.numel() * buffer.element_size(),
+      c10d::OpType::BROADCAST, mode(same), tensors, "broadcast", buffer.numel() * buffer.element_size(),
       [buffer, count = whole_count(buffer.numel()), type = types_.datatype(tensor.scalar_type()),
        root = static_cast<int>(options.rootRank),
        comm = comm_](MPI_Request* request) { return MPI_Ibcast(buffer.data_ptr(), count, type, root, comm, request); });
@@ -93,7 +98,7 @@ MpiBackend::Works MpiBackend::allreduce_one(at::Tensor& tensor, const c10d::Redu
   const bool divide = reduce_op == c10d::ReduceOp::AVG;
   const bool same = buffer.is_same(tensor);
   const auto work =
-      under_way<AllreduceOperation>(c10d::OpType::ALLREDUCE, overlap_ && same && !divide, {tensor},
+      under_way<AllreduceOperation>(c10d::OpType::ALLREDUCE, mode(same && !divide), {tensor},
                                     AllreduceOperation::Options{.buffer = buffer,
                                                                 .type = types_.datatype(tensor.scalar_type()),
                                                                 .op = types_.op(reduce_op, tensor.scalar_type()),
@@ -180,7 +185,7 @@ MpiBackend::Works MpiBackend::reduce_scatter_single(at::Tensor& output, at::Tens
 MpiBackend::Works MpiBackend::send(std::vector<at::Tensor>& tensors, int to, int tag) {
   const at::Tensor buffer = the_one(tensors).contiguous();
   return under_way<RequestOperation>(
-      c10d::OpType::SEND, /*beside=*/true, {buffer}, "send", buffer.numel() * buffer.element_size(),
+      c10d::OpType::SEND, CommThread::Mode::beside, {buffer}, "send", buffer.numel() * buffer.element_size(),
       [buffer, count = whole_count(buffer.numel()), type = types_.datatype(buffer.scalar_type()), to, tag,
        comm = comm_](MPI_Request* request) {
         return MPI_Isend(buffer.data_ptr(), count, type, to, tag, comm, request);
@@ -191,7 +196,7 @@ MpiBackend::Works MpiBackend::recv(std::vector<at::Tensor>& tensors, int from, i
   const at::Tensor& target = the_one(tensors);
   const at::Tensor buffer = target.is_contiguous() ? target : at::empty(target.sizes(), target.options());
   auto work = under_way<RequestOperation>(
-      c10d::OpType::RECV, /*beside=*/true, {target}, "receive", buffer.numel() * buffer.element_size(),
+      c10d::OpType::RECV, CommThread::Mode::beside, {target}, "receive", buffer.numel() * buffer.element_size(),
       [buffer, count = whole_count(buffer.numel()), type = types_.datatype(buffer.scalar_type()), from, tag,
        comm = comm_](MPI_Request* request) {
         return MPI_Irecv(buffer.data_ptr(), count, type, from, tag, comm, request);

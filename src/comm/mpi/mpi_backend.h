@@ -18,8 +18,8 @@ namespace lockstep {
 /// A c10d::Backend over MPI, with any number of ranks, one included.
 ///
 /// All-reduces and broadcasts of tensors that MPI can use in place, and sends and receives, return Works under way,
-/// which the comm thread moves on (with overlap; without, the calling thread brings each all-reduce and broadcast to
-/// its end). Other operations are over when they return.
+/// which the comm thread moves on (all-reduces and broadcasts with overlap only; without, those who wait do, and the
+/// thread looks now and then in case that nobody does). Other operations are over when they return.
 /// Tensors may have any strides: dense ones are used in place, others through a contiguous copy. A tensor belongs to
 /// its operation until that is over.
 /// Types: MpiTypes::datatype. Collective: every rank makes the same calls in the same order with equal shapes and
@@ -62,9 +62,10 @@ class MpiBackend final : public c10d::Backend {
 
  private:
   Works allreduce_one(at::Tensor& tensor, const c10d::ReduceOp& op);
-  /// Sets an operation under way whose result is `tensors`.
+  /// Sets an operation under way whose result is `tensors`; with Mode::in_wait it is over when this returns.
   template <typename Operation, typename... Arguments>
-  Works under_way(c10d::OpType type, bool beside, std::vector<at::Tensor> tensors, Arguments&&... arguments);
+  Works under_way(c10d::OpType type, CommThread::Mode mode, std::vector<at::Tensor> tensors, Arguments&&... arguments);
+  CommThread::Mode mode(bool in_place) const;
   /// Brings one of MPI's nonblocking operations to its end; `tensors` are what it works on.
   void run(const char* name, std::vector<at::Tensor> tensors, RequestOperation::Post post);
 
