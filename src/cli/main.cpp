@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/report.h"
+#include "lockstep/memory.h"
 #include "lockstep/version.h"
 #include "lockstep/world.h"
 #include "train/nearest.h"
@@ -60,6 +61,7 @@ int run(const Words& words) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  lockstep::keep_freed_memory();
   try {
     return run(Words(argv + 1, argv + argc));
   } catch (...) {
