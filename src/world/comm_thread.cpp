@@ -88,7 +88,7 @@ void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
     }
     if (mode != Mode::in_wait && !active_.empty()) {
       if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
-      wake = asleep_ && mode == Mode::beside;
+      wake = sleep_ == Sleep::until_woken || (sleep_ == Sleep::short_while && mode == Mode::beside);
     }
   }
   if (wake) wake_.notify_one();
@@ -224,21 +224,25 @@ void CommThread::loop() {
   pthread_setname_np(pthread_self(), "lockstep-comm");
   prctl(PR_SET_TIMERSLACK, 1000UL);  // ns; the default would make each sleep 50 µs longer
   microseconds pause = kShortestPause;
+  uint64_t seen = 0;  // operations submitted until the last lazy sleep
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    if (!active_.empty() && waiters_.load() == 0 &&
-        std::all_of(active_.begin(), active_.end(), [](const auto& operation) { return operation->lazy_; })) {
-      asleep_ = true;
+    const bool lazy = waiters_.load() == 0 && std::all_of(active_.begin(), active_.end(),
+                                                          [](const auto& operation) { return operation->lazy_; });
+    if (lazy && (!active_.empty() || (submitted_ != seen && !several_hosts_))) {
+      // Also when nothing is under way but was a moment ago: to be woken for every operation would cost more than it.
+      seen = submitted_;
+      sleep_ = Sleep::short_while;
       wake_.wait_for(lock, kLazyPause);
-      asleep_ = false;
-      if (stop_ || waiters_.load() > 0) continue;
+      sleep_ = Sleep::none;
+      if (stop_ || active_.empty() || waiters_.load() > 0) continue;
       bool progress = false;
       const Operations ended = advance(progress);
       lock.unlock();
       finish(ended);
       lock.lock();
     } else if (active_.empty()) {
-      asleep_ = true;
+      sleep_ = Sleep::until_woken;
       if (several_hosts_ && !failure_ && Clock::now() - last_end_ < kLinger) {
         wake_.wait_for(lock, kLingerLook);
         int there = 0;
@@ -246,7 +250,7 @@ void CommThread::loop() {
       } else {
         wake_.wait(lock);
       }
-      asleep_ = false;
+      sleep_ = Sleep::none;
     } else if (waiters_.load() > 0) {
       wake_.wait_for(lock, milliseconds(1));  // they look
     } else {

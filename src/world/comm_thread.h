@@ -152,7 +152,7 @@ class CommThread {
   std::exception_ptr failure_;
   std::shared_ptr<CommunicationObserver> observer_;
   Clock::time_point last_end_;
-  bool asleep_ = false;
+  enum class Sleep { none, short_while, until_woken } sleep_ = Sleep::none;
   bool moved_ = false;  // the last look found something done
   uint64_t looks_ = 0;
   bool stop_ = false;

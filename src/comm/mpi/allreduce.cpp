@@ -183,6 +183,8 @@ bool AllreduceOperation::poll() {
     if (overlaps && round.receive.count > 0) combine(round.receive);
     if (++round_ < rounds_.size()) begin_round();
   }
+  // Now and not with this object, which may be kept for a while: the next one's sums want warm memory.
+  if (scratch_) my_.pool->give_back(std::move(scratch_));
   return true;
 }
 
