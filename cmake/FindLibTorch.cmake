@@ -3,7 +3,8 @@
 #
 #   LOCKSTEP_LIBTORCH    the folder that holds include/ and lib/; by default the wheel that launch/setup put in .deps/venv
 #
-# Gives LibTorch::torch_cpu, LibTorch_VERSION and LibTorch_DIR_FOUND. A CUDA flavour would add LibTorch::torch_cuda here.
+# Gives LibTorch::torch_cpu and LibTorch_VERSION. Where CUDA's part of LibTorch is there with the libraries and headers that
+# it needs (launch/setup --cuda), also LibTorch::torch_cuda and LibTorch_CUDA_FOUND; else LibTorch_CUDA_MISSING names what is not.
 
 set(LOCKSTEP_LIBTORCH "" CACHE PATH "Folder of LibTorch (with include/ and lib/), or of the pip package torch")
 
@@ -45,3 +46,41 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::torch_cpu)
       "SHELL:-idirafter \"${LibTorch_INCLUDE_DIR}\";SHELL:-idirafter \"${LibTorch_INCLUDE_DIR}/torch/csrc/api/include\"")
 endif()
 mark_as_advanced(LibTorch_INCLUDE_DIR LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY)
+
+# CUDA's runtime and NCCL are the wheel's own, by their full paths: a toolkit on this machine may be older, and the first library of
+# that name to be loaded serves all.
+set(LibTorch_CUDA_FOUND FALSE)
+set(LibTorch_CUDA_MISSING "")
+if(LibTorch_FOUND)
+  get_filename_component(_packages "${LibTorch_INCLUDE_DIR}/../.." ABSOLUTE)
+  get_filename_component(_lib "${LibTorch_CPU_LIBRARY}" DIRECTORY)
+  foreach(_file IN ITEMS "${_lib}/libtorch_cuda.so" "${_lib}/libc10_cuda.so"
+      "${_packages}/nvidia/nccl/lib/libnccl.so.2" "${_packages}/nvidia/nccl/include/nccl.h"
+      "${_packages}/nvidia/cu13/lib/libcudart.so.13" "${_packages}/nvidia/cu13/include/cuda_runtime_api.h"
+      "${_packages}/nvidia/cu13/include/crt/host_defines.h" "${_packages}/nvidia/cu13/include/cublas_v2.h"
+      "${_packages}/nvidia/cu13/include/cusparse.h" "${_packages}/nvidia/cu13/include/cusolverDn.h"
+      "${_packages}/nvidia/cudnn/lib/libcudnn.so.9" "${_packages}/nvidia/nvshmem/lib/libnvshmem_host.so.3")
+    if(NOT EXISTS "${_file}")
+      list(APPEND LibTorch_CUDA_MISSING "${_file}")
+    endif()
+  endforeach()
+  if(NOT LibTorch_CUDA_MISSING)
+    set(LibTorch_CUDA_FOUND TRUE)
+  endif()
+endif()
+
+if(LibTorch_CUDA_FOUND AND NOT TARGET LibTorch::torch_cuda)
+  foreach(_pair IN ITEMS "c10_cuda|${_lib}/libc10_cuda.so" "torch_cuda_library|${_lib}/libtorch_cuda.so"
+      "nccl|${_packages}/nvidia/nccl/lib/libnccl.so.2" "cudart|${_packages}/nvidia/cu13/lib/libcudart.so.13")
+    string(REGEX MATCH "^([^|]+)\\|(.+)$" _ "${_pair}")
+    add_library(LibTorch::${CMAKE_MATCH_1} SHARED IMPORTED)
+    set_target_properties(LibTorch::${CMAKE_MATCH_1} PROPERTIES IMPORTED_LOCATION "${CMAKE_MATCH_2}")
+  endforeach()
+  add_library(LibTorch::torch_cuda INTERFACE IMPORTED)
+  # libtorch_cuda registers its kernels when it is loaded: it must be linked though no symbol of it may be asked for.
+  target_link_libraries(LibTorch::torch_cuda INTERFACE LibTorch::torch_cpu LibTorch::c10_cuda
+    "-Wl,--push-state,--no-as-needed" LibTorch::torch_cuda_library LibTorch::nccl LibTorch::cudart "-Wl,--pop-state")
+  target_compile_definitions(LibTorch::torch_cuda INTERFACE USE_C10D_NCCL USE_CUDA)
+  target_compile_options(LibTorch::torch_cuda INTERFACE
+    "SHELL:-isystem \"${_packages}/nvidia/cu13/include\"" "SHELL:-isystem \"${_packages}/nvidia/nccl/include\"")
+endif()

@@ -61,3 +61,22 @@ less_noise() {
   done
   [ -z "$page" ] || printf '%s\n' "$page"
 }
+
+# GPUs that this process may use: those that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves; 0 without a driver that answers.
+# CUDA reads that variable up to the first entry that names no GPU.
+gpu_count() {
+  local list there entry entries visible=0
+  list=$(timeout -k 2 20 nvidia-smi -L 2>/dev/null </dev/null) || list=
+  there=$(grep -c '^GPU ' <<<"$list") || true # slices (MIG) stand on lines of their own, indented
+  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    IFS=, read -ra entries <<<"$CUDA_VISIBLE_DEVICES"
+    for entry in "${entries[@]}"; do
+      entry=${entry// /}
+      [[ $entry =~ ^(-1|NoDevFiles|)$ ]] && break
+      [[ $entry =~ ^[0-9]+$ ]] && [ "$entry" -ge "$there" ] && break
+      visible=$((visible + 1))
+    done
+    there=$((visible < there ? visible : there))
+  fi
+  printf '%s\n' "$there"
+}

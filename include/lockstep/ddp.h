@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -52,6 +53,7 @@ class DdpEngine {
   void sync_buffers();
   bool set_sync(bool on);  // gives what was set before
   bool overlap() const;
+  void on_gradients_ready(std::function<void()> call);
 
  private:
   struct Impl;
@@ -90,6 +92,7 @@ class NoSync {
 /// The module's forward gives a tensor, or tensors in vectors, tuples, pairs, optionals and maps. Its parameters may be
 /// shared between layers, frozen (also all of them), of several dtypes and of any strides; which ones are trainable
 /// must not change afterwards.
+/// The module is where World::device says, all of it; on GPUs gradients travel by NCCL.
 ///
 /// Collective, in the same order on every rank: construction (agrees on names, shapes, dtypes, strides and versions,
 /// and copies parameters and buffers from rank 0), forward (buffers follow rank 0, as in PyTorch: the forward after a
@@ -134,6 +137,10 @@ class DistributedDataParallel {
 
   /// Local: whether communication overlaps backward, `automatic` resolved.
   bool overlap() const { return engine_.overlap(); }
+
+  /// Local: `call` runs in each synchronised backward pass when all gradients of this rank are there and what is left
+  /// is waiting for other ranks; on a GPU in autograd's thread, with the stream that waits as the current one.
+  void on_gradients_ready(std::function<void()> call) { engine_.on_gradients_ready(std::move(call)); }
 
   const std::shared_ptr<Module>& module() const { return module_; }
 

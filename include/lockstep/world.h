@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include <c10/core/Device.h>
 #include <c10/util/intrusive_ptr.h>
 
+#include "lockstep/device.h"
 #include "lockstep/error.h"
 
 namespace c10d {
@@ -42,6 +44,9 @@ class World {
     /// LibTorch's threads on this rank; 0: the cores of the affinity mask divided by the local ranks that share them.
     int threads = 0;
     double deadline_s = 0;  ///< as set_deadline
+    /// As choose_device. The CPU unless asked for, so that a program which knows nothing of GPUs runs as it is.
+    DeviceWish device = DeviceWish::cpu;
+    std::string interface = {};
   };
 
   /// Collective: every rank of the job builds its World. Throws Error (ExitCode::launch) when MPI cannot serialise
@@ -63,8 +68,22 @@ class World {
   int threads() const;              ///< LibTorch's intra-op threads on this rank
   void set_threads(int threads);    ///< local; 0 as in Options
 
-  /// The c10d process group over MPI with all ranks, made on the first call (collective), alive as long as the World.
-  /// Include <torch/csrc/distributed/c10d/ProcessGroup.hpp> to use it.
+  /// Where this rank computes: the CPU, or the GPU that choose_device gave it. Put modules and inputs there.
+  c10::Device device() const;
+  /// For people: "cpu", or "cuda:1 (NVIDIA H100 80GB HBM3)".
+  std::string device_text() const;
+
+  /// Collective, before process_group: gives each rank a GPU of its own (or all the CPU) and makes it the current one.
+  /// The first GPU that a rank sees and no lower rank of its host has taken: the one at its local rank where all see
+  /// the same, its only one where a launcher gave each task one. Throws AgreedError (launch) with a table of ranks,
+  /// hosts and GPUs when a rank has none of its own. `interface` names the network interface on which the ranks find
+  /// each other; empty: one over which all hosts reach rank 0's.
+  void choose_device(DeviceWish wish, const std::string& interface = "");
+
+  /// The c10d process group with all ranks, made on the first call (collective), alive as long as the World: over MPI
+  /// for tensors in host memory and, with GPUs, over NCCL for tensors there. With GPUs its making is a check as well:
+  /// it throws AgreedError (launch, rank_lost) when versions differ, the hosts do not reach each other, or a small sum
+  /// over all ranks comes out wrong or not in time. Include <torch/csrc/distributed/c10d/ProcessGroup.hpp> to use it.
   const c10::intrusive_ptr<c10d::ProcessGroup>& process_group();
 
   /// Local: seconds that a collective or message may wait for other ranks before it fails with Error (rank_lost), and

@@ -10,6 +10,7 @@
 #include "lockstep/version.h"
 #include "lockstep/world.h"
 #include "train/nearest.h"
+#include "world/last_words.h"
 #include "world/launcher.h"
 
 namespace {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <functional>
-#include <string>
 
 #include "lockstep/error.h"
 
@@ -10,11 +9,8 @@ namespace lockstep {
 
 class World;
 
-/// Writes "lockstep: error: …" and "hint: …" to stderr in one piece. `where` (such as "rank 1 on host a") may be empty.
-void print_error(const Error& error, const std::string& where);
-
-/// The Error that the exception being handled is to a person: itself, or one with ExitCode::internal and the
-/// exception's text.
+/// The Error that the exception being handled is to a person: itself, what comm/explain.h makes of errors of GPUs and
+/// communication, or one with ExitCode::internal and the exception's text.
 Error current_error();
 
 /// Collective: runs `work` and gives its exit code. An AgreedError is printed by its rank, and every rank returns its

@@ -3,6 +3,7 @@
 
 #include "comm/group.h"
 #include "comm/mpi/mpi_backend.h"
+#include "comm/nccl/group.h"
 #include "world/world_impl.h"
 
 namespace lockstep {
@@ -32,6 +33,10 @@ const c10::intrusive_ptr<c10d::ProcessGroup>& World::process_group() {
     auto group = c10::make_intrusive<c10d::ProcessGroup>(impl_->rank, impl_->size);
     group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM, backend);
     group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
+    if (impl_->device.is_cuda()) {
+      add_nccl(*this, *group);
+      impl_->before_end = [this] { end_nccl(*this, *process_group()); };
+    }
     impl_->process_group = std::make_shared<Group>(std::move(group));
   }
   return *std::static_pointer_cast<Group>(impl_->process_group);

@@ -60,6 +60,7 @@ struct DdpEngine::Impl {
   std::vector<unsigned> hooks;
   std::vector<char> arrived;
   bool end_queued = false;
+  std::function<void()> when_ready;
 
   explicit Impl(World& of) : world(of) {}
 
@@ -77,6 +78,7 @@ struct DdpEngine::Impl {
           "when the module may leave out parameters, set DdpOptions::find_unused_parameters; when it never uses "
           "them, freeze them with requires_grad_(false) before");
     }
+    if (when_ready) when_ready();
     // All gradients of this rank are there. The Reducer waits for its buckets next; waiting here is faster.
     finish_collectives(world);
   }
@@ -174,5 +176,7 @@ void DdpEngine::sync_buffers() { follow_rank_0(impl_->world, impl_->module->buff
 bool DdpEngine::set_sync(bool on) { return std::exchange(impl_->sync, on); }
 
 bool DdpEngine::overlap() const { return impl_->overlap; }
+
+void DdpEngine::on_gradients_ready(std::function<void()> call) { impl_->when_ready = std::move(call); }
 
 }  // namespace lockstep

@@ -9,10 +9,10 @@
 
 #include <bit>
 #include <map>
-#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "ddp/agreement.h"
 #include "ddp/module_state.h"
+#include "ddp/tree_sum.h"
 #include "lockstep/error.h"
 #include "lockstep/world.h"
 
@@ -64,7 +64,7 @@ struct VirtualRanks::Impl {
     for (const at::Tensor& parameter : parameters) sizes[parameter.scalar_type()] += parameter.numel();
     std::map<at::ScalarType, at::Tensor> by_type;
     for (const auto& [type, elements] : sizes) {
-      by_type[type] = at::empty({elements}, at::TensorOptions(type));
+      by_type[type] = at::empty({elements}, at::TensorOptions(type).device(parameters[0].device()));
       flat.push_back(by_type[type]);
     }
     std::map<at::ScalarType, int64_t> used;
@@ -136,11 +136,7 @@ void VirtualRanks::step(const std::function<void(int64_t)>& backward) {
   }
   const c10::NoGradGuard no_grad;
   assign(my.views, mine);
-  for (at::Tensor& part : my.flat) {
-    // The all-reduce of the MPI backend continues the tree over the ranks, over send and receive.
-    Tensors one = {part};
-    my.world.process_group()->allreduce(one)->wait();
-  }
+  for (at::Tensor& part : my.flat) tree_sum(my.world, part);
   for (size_t i = 0; i < my.parameters.size(); ++i) my.parameters[i].mutable_grad() = my.views[i];
 }
 

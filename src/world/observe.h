@@ -1,4 +1,4 @@
-// Watching communication, for the rooms above.
+// Watching communication and its start, for the rooms above.
 #pragma once
 
 #include <chrono>
@@ -17,5 +17,8 @@ using CommunicationObserver =
 
 /// Local: replaces the observer; null: none.
 void observe_communication(World& world, CommunicationObserver observer);
+
+/// Local: where the ranks' NCCL found each other ("eth0 10.0.0.3 port 41234"); empty without GPUs.
+std::string meeting_place(World& world);
 
 }  // namespace lockstep

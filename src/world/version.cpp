@@ -6,6 +6,8 @@
 #include <torch/version.h>
 #include <string>
 
+#include "world/gpu_part.h"
+
 namespace lockstep {
 
 std::string version() { return LOCKSTEP_VERSION; }
@@ -16,8 +18,11 @@ std::string versions() {
   MPI_Get_library_version(mpi, &length);
   // Open MPI's text goes on with the builder's host; the first part names the version.
   const std::string mpi_text = std::string(mpi, static_cast<size_t>(length));
-  return fmt::format("lockstep {}\nLibTorch {}\nMPI {}\ncompiler GCC {}\n", version(), TORCH_VERSION,
-                     mpi_text.substr(0, mpi_text.find_first_of(",\n")), __VERSION__);
+  std::string problem;
+  const GpuPart* part = load_gpu_part(problem);
+  return fmt::format("lockstep {}\nLibTorch {}\nMPI {}\ncompiler GCC {}\nGPUs {}\n", version(), TORCH_VERSION,
+                     mpi_text.substr(0, mpi_text.find_first_of(",\n")), __VERSION__,
+                     part != nullptr ? part->versions() : "none: " + problem);
 }
 
 }  // namespace lockstep

@@ -1,6 +1,7 @@
 #include "lockstep/world.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include <thread>
 
 #include "world/affinity.h"
+#include "world/gpu_part.h"
 #include "world/launcher.h"
 #include "world/world_impl.h"
 
@@ -108,18 +110,30 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   world.sharers = ranks_sharing(masks, mine);
   set_threads(options.threads);
   world.comm_thread->set_deadline(options.deadline_s);
+  try {
+    choose_device(options.device, options.interface);
+  } catch (...) {
+    // Agreed by all ranks, so all can end in order; there will be no destructor.
+    world.comm_thread.reset();
+    MPI_Finalize();
+    throw;
+  }
 }
 
 World::~World() {
   Impl& world = *impl_;
-  world.process_group.reset();
   int finalized = 0;
   MPI_Finalized(&finalized);
   // MPI_Finalize waits for every rank. With an exception on its way the others may never come: leave without, and
   // the launcher, which sees a process end that did not finalize, ends the job.
-  const bool at_rest = world.comm_thread->at_rest();
+  const bool in_order =
+      finalized == 0 && world.comm_thread->at_rest() && std::uncaught_exceptions() <= world.exceptions_at_start;
+  if (in_order && world.before_end) world.before_end();
+  // NCCL's part of a group that is not in order would wait for GPUs that may stand still: the process's end is its end.
+  if (!in_order && world.before_end) new std::shared_ptr<void>(world.process_group);
+  world.process_group.reset();
   world.comm_thread.reset();
-  if (finalized != 0 || !at_rest || std::uncaught_exceptions() > world.exceptions_at_start) return;
+  if (!in_order) return;
   MPI_Comm_free(&world.messages);
   MPI_Comm_free(&world.comm);
   MPI_Finalize();
@@ -139,12 +153,42 @@ void World::set_threads(int threads) {
   at::set_num_threads(impl_->threads);
 }
 
+c10::Device World::device() const { return impl_->device; }
+
+std::string World::device_text() const {
+  return impl_->device.is_cuda() ? fmt::format("{} ({})", impl_->device.str(), impl_->gpu.name) : impl_->device.str();
+}
+
+void World::choose_device(DeviceWish wish, const std::string& interface) {
+  give_gpus(*this, wish, wish == DeviceWish::cpu ? VisibleGpus{} : look_for_gpus());
+  impl_->interface = interface;
+  if (impl_->device.is_cuda()) c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(impl_->device);
+}
+
+void give_gpus(World& world, DeviceWish wish, const VisibleGpus& mine) {
+  World::Impl& impl = world.impl();
+  if (impl.process_group) throw std::logic_error("choose_device after process_group");
+  impl.device = c10::kCPU;
+  if (wish == DeviceWish::cpu) return;
+  std::vector<RankGpus> ranks;
+  for (const std::string& text : world.all_gather(
+           to_text({.host = impl.host, .local_rank = impl.local_rank, .local_size = impl.local_size, .sees = mine}))) {
+    ranks.push_back(rank_gpus_from_text(text));
+  }
+  const int index = choose_gpus(wish, ranks)[static_cast<size_t>(impl.rank)];
+  if (index < 0) return;
+  impl.gpu = mine.gpus[static_cast<size_t>(index)];
+  impl.device = c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
 void World::set_deadline(double seconds) { impl_->comm_thread->set_deadline(seconds); }
 double World::comm_wait_s() const { return impl_->comm_thread->waited_s(); }
 
 void observe_communication(World& world, CommunicationObserver observer) {
   world.impl().comm_thread->observe(std::move(observer));
 }
+
+std::string meeting_place(World& world) { return world.impl().meeting; }
 
 void World::Impl::run(const char* name, std::size_t bytes, RequestOperation::Post post) {
   comm_thread->run(std::make_shared<RequestOperation>(name, static_cast<int64_t>(bytes), std::move(post)));

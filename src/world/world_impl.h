@@ -3,11 +3,13 @@
 
 #include <mpi.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "lockstep/world.h"
 #include "world/comm_thread.h"
+#include "world/gpus.h"
 
 namespace lockstep {
 
@@ -24,8 +26,13 @@ struct World::Impl {
   int cores = 1;
   int sharers = 1;  // local ranks whose affinity mask overlaps ours, this one included
   int threads = 1;
+  c10::Device device = c10::kCPU;
+  Gpu gpu;                // where device is one
+  std::string interface;  // as the user named it
+  std::string meeting;    // where the ranks' NCCL found each other
   std::shared_ptr<void>
-      process_group;  // a c10::intrusive_ptr<c10d::ProcessGroup>; comm makes it, and it goes before MPI
+      process_group;                 // a c10::intrusive_ptr<c10d::ProcessGroup>; comm makes it, and it goes before MPI
+  std::function<void()> before_end;  // what comm does at an orderly end, before the group goes
   int exceptions_at_start = 0;
 
   /// Runs one of MPI's nonblocking collectives to its end.

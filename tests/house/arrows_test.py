@@ -10,6 +10,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.M)
 MAY_INCLUDE = {
     "world": set(),
     "comm": {"world"},
+    "cuda": {"world"},
     "bench": {"world", "comm", "log"},
     "store": set(),
     "log": {"store"},
@@ -50,7 +51,12 @@ class House(unittest.TestCase):
     def test_c10d_stays_in_comm_and_ddp(self):
         for path in sources("src") + sources("include"):
             if any("distributed/c10d" in name for name in includes(path)):
-                self.assertIn(path.relative_to(TOP).parts[1], ("comm", "ddp"), path)
+                self.assertIn(path.relative_to(TOP).parts[1], ("comm", "cuda", "ddp"), path)
+
+    def test_cuda_and_nccl_stay_in_their_library(self):
+        for path in sources("src") + sources("include"):
+            if any(re.match(r"cuda(_|\.h)|nccl\.h|(ATen|c10)/cuda/|.*ProcessGroupNCCL", name) for name in includes(path)):
+                self.assertEqual(path.relative_to(TOP).parts[1], "cuda", path)
 
     def test_public_headers_show_no_private_one(self):
         for path in sources("include"):

@@ -1,0 +1,91 @@
+#include "world/last_words.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <utility>
+
+#include "lockstep/world.h"
+
+namespace lockstep {
+namespace {
+
+struct Listener {
+  World& world;
+  std::function<Error()> describe;
+};
+std::atomic<Listener*> listener = nullptr;
+std::terminate_handler before = nullptr;
+
+[[noreturn]] void last_words() {
+  const Listener* const mine = listener.load();
+  if (mine != nullptr && std::current_exception()) {
+    try {
+      throw;
+    } catch (...) {
+      end_job(mine->world, mine->describe());
+    }
+  }
+  if (before != nullptr) before();
+  std::abort();
+}
+
+}  // namespace
+
+void print_error(const Error& error, const std::string& where) {
+  std::fflush(stdout);
+  const std::string hint = error.hint().empty()
+                               ? "run again; if it stays, report it with this message and `lockstep --version`"
+                               : error.hint();
+  const std::string text =
+      fmt::format("lockstep: error: {}{}{}\nhint: {}\n", where, where.empty() ? "" : ": ", error.what(), hint);
+  // One write, so that lines of other ranks do not come between; there is nothing to do when stderr is gone.
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, text.data(), text.size());
+}
+
+std::string place_of(const World& world) {
+  return world.size() > 1 ? fmt::format("rank {} on {}", world.rank(), world.host()) : "";
+}
+
+void end_job(World& world, const Error& error) noexcept {
+  static std::atomic<bool> spoken = false;
+  if (spoken.exchange(true)) {
+    for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
+  }
+  print_error(error, place_of(world));
+  world.abort(static_cast<int>(error.code()));
+}
+
+LastWords::LastWords(World& world, std::function<Error()> describe) {
+  listener = new Listener{world, std::move(describe)};
+  before = std::set_terminate(&last_words);
+}
+
+LastWords::~LastWords() {
+  std::set_terminate(before);
+  // Never freed: a thread may be speaking at this moment.
+  listener = nullptr;
+}
+
+TimeLimit::TimeLimit(World& world, double seconds, Error error) {
+  if (seconds <= 0) return;
+  thread_ = std::thread([this, &world, seconds, error = std::move(error)] {
+    std::unique_lock lock(mutex_);
+    if (!over_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return done_; })) end_job(world, error);
+  });
+}
+
+TimeLimit::~TimeLimit() {
+  {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+  }
+  over_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+}  // namespace lockstep
