@@ -24,6 +24,9 @@ struct Settings {
   int64_t train_accumulate = 1;     ///< backward passes of a step on each rank
   int64_t train_virtual_ranks = 0;  ///< 0: off
   double train_clip_norm = 0;       ///< 0: off
+  std::string train_precision = "fp32";
+  std::string train_memory_format = "contiguous";
+  bool train_tf32 = false;
 
   std::string optim_name = "sgd";
   double optim_lr = 0.01;

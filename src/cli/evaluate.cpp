@@ -13,6 +13,7 @@
 #include "lockstep/net.h"
 #include "lockstep/weights.h"
 #include "lockstep/world.h"
+#include "train/device_path.h"
 
 namespace lockstep {
 namespace {
@@ -27,8 +28,9 @@ cxxopts::Options evaluate_options() {
        cxxopts::value<std::string>(), "DIR")                                                //
       ("model", "The network (default: the run's)", cxxopts::value<std::string>(), "NAME")  //
       ("batch", "Images a batch; test_loss is the sum of the batch means (default: the run's)",
-       cxxopts::value<int64_t>(), "N")                                                                //
-      ("threads", "LibTorch's threads on each rank", cxxopts::value<int>()->default_value("0"), "N")  //
+       cxxopts::value<int64_t>(), "N")                                                                 //
+      ("threads", "LibTorch's threads on each rank", cxxopts::value<int>()->default_value("0"), "N")   //
+      ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")  //
       ("json", "Print one JSON object");
   options.parse_positional({"target"});
   return options;
@@ -77,8 +79,10 @@ int evaluate_command(const Words& words) {
     std::optional<Cifar10> data;
     Target target;
     bool json = false;
+    DeviceWish device = DeviceWish::cpu;
     world.together([&] {
       const auto flags = parse(options, words);
+      device = device_wish((*flags)["device"].as<std::string>());
       if (flags->count("target") == 0) {
         throw Error(ExitCode::usage, "nothing to evaluate was named", "lockstep evaluate RUN|FILE --data-dir DIR");
       }
@@ -100,6 +104,11 @@ int evaluate_command(const Words& words) {
       net = make_net(target.settings.model_name);
       load_state_dict(*net, load_pth(target.weights), target.weights);
     });
+    world.choose_device(device);
+    const Settings& settings = target.settings;
+    set_up_device(settings);
+    move_net(*net, world.device(), settings.train_memory_format);
+    const Autocast autocast(world.device(), settings.train_precision);
     const Evaluation result = evaluate(world, *net, *data, target.settings.eval_batch);
     if (world.rank() == 0) (json ? print_json : print_text)(target.weights, *data, result);
     return 0;

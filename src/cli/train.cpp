@@ -30,8 +30,11 @@ cxxopts::Options train_options() {
        "N")                                                                                               //
       ("lr-scale", "With --batch-per-rank: none, linear or sqrt", cxxopts::value<std::string>(), "RULE")  //
       ("threads", "LibTorch's threads on each rank (default: its cores, shared fairly)",
-       cxxopts::value<int>()->default_value("0"), "N")                                                          //
-      ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")           //
+       cxxopts::value<int>()->default_value("0"), "N")  //
+      ("device", "auto, cpu or cuda; auto: a GPU for each rank where there are some",
+       cxxopts::value<std::string>()->default_value("auto"), "DEVICE")  //
+      ("interface", "With GPUs: the network interface on which ranks find each other", cxxopts::value<std::string>(),
+       "NAME")                                                                                                  //
       ("set", "Any setting; may be repeated", cxxopts::value<std::vector<std::string>>(), "SECTION.KEY=VALUE")  //
       ("trace", "A timeline of some steps in Chrome's trace format, one lane a rank (open it in ui.perfetto.dev)",
        cxxopts::value<std::string>(), "FILE")  //
@@ -100,13 +103,6 @@ TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size) {
     throw Error(ExitCode::usage, fmt::format("--trace-steps {} is not a range of steps", steps),
                 "for instance --trace-steps 11:20; steps count from 1");
   }
-  const std::string device = flags["device"].as<std::string>();
-  if (device == "cuda") {
-    throw Error(ExitCode::launch, "this build of Lockstep has no CUDA", "use --device cpu");
-  }
-  if (device != "auto" && device != "cpu") {
-    throw Error(ExitCode::usage, fmt::format("--device {} is none", device), "allowed: auto, cpu, cuda");
-  }
   if (!flags.unmatched().empty()) {
     throw Error(ExitCode::usage, fmt::format("'{}' is not a flag", flags.unmatched()[0]),
                 "all flags: lockstep train --help");
@@ -125,8 +121,12 @@ int train_command(const Words& words) {
   World world;
   return run_job(world, [&] {
     TrainRequest request;
+    DeviceWish device = DeviceWish::cpu;
+    std::string interface;
     world.together([&] {
       const auto flags = parse(options, words);
+      device = device_wish((*flags)["device"].as<std::string>());
+      if (flags->count("interface") > 0) interface = (*flags)["interface"].as<std::string>();
       const int threads = (*flags)["threads"].as<int>();
       if (threads < 0 || threads > 4096) {
         throw Error(ExitCode::usage, fmt::format("--threads {} is out of range", threads),
@@ -136,6 +136,7 @@ int train_command(const Words& words) {
       // Bits depend on the threads of a rank; with virtual ranks they shall not depend on the machine's cores.
       world.set_threads(threads == 0 && request.settings.train_virtual_ranks > 0 ? 1 : threads);
     });
+    world.choose_device(device, interface);
     train(world, request);
     return 0;
   });

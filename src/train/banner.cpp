@@ -10,6 +10,7 @@
 #include "lockstep/version.h"
 #include "lockstep/world.h"
 #include "log/text.h"
+#include "world/observe.h"
 
 namespace lockstep {
 namespace {
@@ -25,12 +26,34 @@ std::string network_table(const NamedTensors& parameters) {
   return fmt::format("{} parameters\n{}", grouped(total), rows);
 }
 
+// Equal ones once: "cuda:0 (H100) on rank 0, cuda:1 (H100) on rank 1", "cpu".
+std::string devices_text(const std::vector<std::string>& devices) {
+  if (std::all_of(devices.begin(), devices.end(), [&](const auto& text) { return text == devices[0]; })) {
+    return devices[0];
+  }
+  constexpr size_t kMost = 16;
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < std::min(devices.size(), kMost); ++i) {
+    parts.push_back(fmt::format("{} on rank {}", devices[i], i));
+  }
+  if (devices.size() > kMost) parts.push_back(fmt::format("and {} more", devices.size() - kMost));
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+std::string how_it_computes(const Settings& settings, bool gpu) {
+  std::string text = settings.train_precision == "bf16" ? ", bf16 where that is safe" : ", fp32";
+  if (gpu) text += settings.train_tf32 ? " with TF32" : " without TF32";
+  if (settings.train_memory_format == "channels_last") text += ", channels_last";
+  return text;
+}
+
 }  // namespace
 
 std::string banner(World& world, const Settings& settings, const Plan& plan, const NamedTensors& parameters,
                    const Cifar10& train_set, const Cifar10& test_set, const BannerFacts& facts) {
   const auto hosts = world.all_gather(world.host());
   const auto threads = world.all_gather(fmt::format("{} (of {} cores)", world.threads(), world.cores()));
+  const auto devices = world.all_gather(world.device_text());
   const auto oversubscribed = world.all_gather(world.threads() > world.cores() ? "x" : "");
   if (world.rank() != 0) return "";
 
@@ -48,7 +71,8 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
     row("warning",
         "more threads than cores on a rank: slower than fewer threads (see --threads, and mpirun's --bind-to)");
   }
-  row("device", "cpu");
+  row("device", devices_text(devices) + how_it_computes(settings, world.device().is_cuda()));
+  if (const std::string meeting = meeting_place(world); !meeting.empty()) row("meeting", meeting);
   row("data", fmt::format("{}{}: {} training and {} test images", synthetic, train_set.folder(),
                           grouped(train_set.size()), grouped(test_set.size())));
   row("batch", fmt::format("{} images a step, {} on each rank{}", plan.global_batch,
@@ -62,7 +86,9 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
                               plan.shards, plan.shards_per_rank, std::max(0.0, 100 * facts.virtual_ranks_slower)));
   } else if (world.size() > 1) {
     row("gradients", fmt::format("averaged in buckets of {} bytes, {} backward{}", grouped(settings.ddp_bucket_bytes),
-                                 facts.overlap ? "travelling during" : "moved on after",
+                                 world.device().is_cuda() ? "by NCCL beside"
+                                 : facts.overlap          ? "travelling during"
+                                                          : "moved on after",
                                  settings.ddp_wire == "bf16" ? ", sent as bf16" : ""));
   }
   row("steps", fmt::format("{} an epoch, {} in all", grouped(plan.steps_per_epoch), grouped(plan.total_steps)));

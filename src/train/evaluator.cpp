@@ -1,7 +1,9 @@
 #include "lockstep/evaluator.h"
 
 #include <ATen/ops/argmax.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/stack.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -27,21 +29,32 @@ Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch) 
   std::vector<int64_t> indices;
   at::Tensor images;
   at::Tensor labels;
+  // Read when all batches are done: a GPU's results would be waited for one by one.
+  std::vector<at::Tensor> means;
+  std::vector<at::Tensor> named;
   for (int64_t i = world.rank(); i < result.batches; i += world.size()) {
     indices.resize(static_cast<size_t>(std::min(batch, data.size() - i * batch)));
     std::iota(indices.begin(), indices.end(), i * batch);
     data.batch(indices, images, labels);
-    const at::Tensor logits = net.forward(images);
-    losses[static_cast<size_t>(i)] = at::cross_entropy_loss(logits, labels).item<float>();
-    const at::Tensor named = logits.argmax(1);
-    const auto* named_class = named.const_data_ptr<int64_t>();
-    const auto* label = labels.const_data_ptr<int64_t>();
-    for (size_t k = 0; k < indices.size(); ++k) {
-      counts[static_cast<size_t>(label[k])] += named_class[k] == label[k] ? 1 : 0;
-      counts[10 + static_cast<size_t>(label[k])] += 1;
-    }
+    const at::Tensor logits = net.forward(images.to(world.device())).to(at::kFloat);
+    means.push_back(at::cross_entropy_loss(logits, labels.to(world.device())));
+    named.push_back(logits.argmax(1));
   }
   net.train(was_training);
+  if (!means.empty()) {
+    const at::Tensor all_means = at::stack(means).cpu();
+    const at::Tensor all_named = at::cat(named).cpu();
+    const auto* mean = all_means.const_data_ptr<float>();
+    const auto* named_class = all_named.const_data_ptr<int64_t>();
+    for (int64_t i = world.rank(); i < result.batches; i += world.size()) {
+      losses[static_cast<size_t>(i)] = *mean++;
+      for (int64_t k = i * batch; k < std::min((i + 1) * batch, data.size()); ++k) {
+        const auto label = static_cast<size_t>(data.label(k));
+        counts[label] += *named_class++ == data.label(k) ? 1 : 0;
+        counts[10 + label] += 1;
+      }
+    }
+  }
 
   world.sum(losses);
   world.sum(counts);

@@ -1,7 +1,6 @@
 #include "train/gradients.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -14,9 +13,12 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "lockstep/weights.h"
 #include "lockstep/world.h"
+#include "train/device_path.h"
+#include "world/synchronize.h"
 
 namespace lockstep {
 namespace {
@@ -30,29 +32,38 @@ DdpOptions ddp_options(const Settings& settings) {
           .wire = settings.ddp_wire == "bf16" ? DdpOptions::Wire::bf16 : DdpOptions::Wire::fp32};
 }
 
+[[noreturn]] void fail(const std::string& what, int64_t step, const std::string& last_saved) {
+  throw Error(ExitCode::diverged, fmt::format("{} in step {}", what, step),
+              fmt::format("{}; a lower optim.lr or train.clip_norm may help",
+                          last_saved.empty() ? "nothing was saved yet" : "the last good weights are " + last_saved));
+}
+
 }  // namespace
 
 Gradients::Gradients(World& world, std::shared_ptr<Net> net, const Settings& settings, const Plan& plan,
-                     StepClock& clock, Load load)
+                     StepClock& clock, Load load, Reads reads)
     : world_(world),
       net_(std::move(net)),
       settings_(settings),
       plan_(plan),
       clock_(clock),
       load_(std::move(load)),
+      reads_(reads),
       deal_(plan, settings.train_virtual_ranks > 0 ? 1 : world.size()),
       parameters_(net_->parameters()) {
   if (settings.train_virtual_ranks > 0) {
     virtual_ranks_.emplace(world, net_, settings.train_virtual_ranks);
   } else {
     ddp_.emplace(world, net_, ddp_options(settings));
+    ddp_->on_gradients_ready([this] { clock_.gradients_ready(); });
   }
 }
 
-// The weighted sum of the losses of a shard's passes.
-double Gradients::run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward) {
+void Gradients::run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward) {
   const auto passes = deal_.passes(step, shard);
+  // The weighted sum of the losses of the shard's passes.
   double sum = 0;
+  at::Tensor unread;
   for (size_t i = 0; i < passes.size(); ++i) {
     const Pass& pass = passes[i];
     clock_.enter(StepClock::data);
@@ -60,29 +71,46 @@ double Gradients::run_passes(int64_t step, int64_t shard, const std::function<vo
     clock_.enter(StepClock::forward);
     std::optional<NoSync> alone;
     if (ddp_ && i + 1 < passes.size()) alone.emplace(ddp_->no_sync());
-    at::Tensor loss = at::cross_entropy_loss(ddp_ ? ddp_->forward(images_) : net_->forward(images_), labels_);
+    at::Tensor loss;
+    {
+      const Autocast autocast(images_.device(), settings_.train_precision);
+      loss = ddp_ ? ddp_->forward(images_) : net_->forward(images_);
+    }
+    loss = at::cross_entropy_loss(loss.to(at::kFloat), labels_);
     if (i == 0 && before_backward != nullptr) (*before_backward)(loss);
-    const double value = loss.item<float>();
-    sum += pass.weight * value;
-    if (pass.weight != 1) loss = loss * pass.weight;
-    // Whatever its gradient would be: with this, all ranks see it in the same step.
-    if (!std::isfinite(value)) loss = loss * std::numeric_limits<double>::quiet_NaN();
+    // A loss that is not finite makes gradients so, whatever they would be: all ranks see it in the same step.
+    if (reads_ == Reads::each_step) {
+      const double value = loss.item<float>();
+      sum += pass.weight * value;
+      if (pass.weight != 1) loss = loss * pass.weight;
+      if (!std::isfinite(value)) loss = loss * std::numeric_limits<double>::quiet_NaN();
+    } else {
+      const at::Tensor value = loss.detach();
+      const at::Tensor weighted = value.to(at::kDouble) * pass.weight;
+      unread = unread.defined() ? unread + weighted : weighted;
+      if (pass.weight != 1) loss = loss * pass.weight;
+      loss = loss * (value - value + 1);  // 1, or NaN
+    }
     clock_.enter(StepClock::backward);
     loss.backward();  // all ranks: the last pass of a step averages the gradients
   }
-  return sum;
+  if (reads_ == Reads::each_step) {
+    shard_losses_.push_back(sum);
+  } else {
+    unread_losses_.push_back(unread);
+  }
 }
 
 void Gradients::step(int64_t step, const std::function<void(at::Tensor&)>& before_backward) {
   shard_losses_.clear();
+  unread_losses_.clear();
   if (ddp_) {
     ddp_->zero_grad();
-    shard_losses_.push_back(run_passes(step, world_.rank(), &before_backward));
+    run_passes(step, world_.rank(), &before_backward);
   } else {
-    virtual_ranks_->step([&](int64_t shard) {
-      const bool first = shard_losses_.empty();
-      shard_losses_.push_back(run_passes(step, shard, first ? &before_backward : nullptr));
-    });
+    bool first = true;
+    virtual_ranks_->step(
+        [&](int64_t shard) { run_passes(step, shard, std::exchange(first, false) ? &before_backward : nullptr); });
   }
 }
 
@@ -95,27 +123,63 @@ double Gradients::mean_loss() {
   return std::accumulate(losses.begin(), losses.end(), 0.0) / (ddp_ ? world_.size() : 1);
 }
 
-double Gradients::norm(double limit) {
+void Gradients::clip(double limit, int64_t step_of_run, int64_t step, const std::string& last_saved) {
   std::vector<at::Tensor> gradients;
   for (const at::Tensor& parameter : parameters_) {
     if (parameter.grad().defined()) gradients.push_back(parameter.grad());
   }
-  if (gradients.empty()) return 0;
+  if (gradients.empty()) return;
+  const at::NoGradGuard no_grad;
   const at::Tensor length = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients)));
-  if (limit > 0) at::_foreach_mul_(gradients, (limit / (length + 1e-6)).clamp_max(1.0));
-  return length.item<float>();
+  if (limit > 0) {
+    // As a list of one-element tensors, since a tensor as the factor of all would be read by the host first.
+    const at::Tensor factor = (limit / (length + 1e-6)).clamp_max(1.0);
+    for (at::Tensor& gradient : gradients) gradient.mul_(factor);
+  }
+  if (reads_ == Reads::each_step) {
+    // The averaged gradients are the same on all ranks, so they all see in the same step when these are not finite.
+    if (!std::isfinite(length.item<float>())) explain_now(step_of_run, step, last_saved);
+    return;
+  }
+  const auto note = [&](at::Tensor& first_bad, const at::Tensor& value) {
+    if (!first_bad.defined()) first_bad = at::zeros({}, value.options().dtype(at::kDouble));
+    const at::Tensor now = ((value - value) != 0).bitwise_and(first_bad == 0).to(at::kDouble);  // NaN is not 0
+    first_bad += now * static_cast<double>(step_of_run);
+  };
+  note(bad_norm_, length);
+  for (const at::Tensor& loss : unread_losses_) note(bad_loss_, loss);
+  ++steps_unread_;
 }
 
-void Gradients::explain_not_finite(int64_t step_of_run, int64_t step, const std::string& last_saved) {
+void Gradients::check(const std::string& last_saved) {
+  if (steps_unread_ == 0) return;
+  std::vector<at::Tensor> scalars = unread_losses_;
+  scalars.push_back(bad_norm_);
+  scalars.push_back(bad_loss_);
+  const std::vector<double> values = read_back(scalars);
+  steps_unread_ = 0;
+  const auto losses = static_cast<ptrdiff_t>(unread_losses_.size());
+  shard_losses_.assign(values.begin(), values.begin() + losses);
+  const auto bad_norm = static_cast<int64_t>(values[values.size() - 2]);
+  if (bad_norm > 0) explain_later(bad_norm, static_cast<int64_t>(values.back()), last_saved);
+}
+
+// The parameters have moved on: what is known is what was noted then.
+void Gradients::explain_later(int64_t step_of_run, int64_t own_loss_step, const std::string& last_saved) {
   const std::string saved = world_.all_gather(last_saved)[0];
-  const auto fail = [&](const std::string& what) {
-    throw Error(ExitCode::diverged, fmt::format("{} in step {}", what, step_of_run),
-                fmt::format("{}; a lower optim.lr or train.clip_norm may help",
-                            saved.empty() ? "nothing was saved yet" : "the last good weights are " + saved));
-  };
+  world_.together([&] {
+    if (own_loss_step == step_of_run)
+      fail(fmt::format("the loss on rank {} is not finite", world_.rank()), step_of_run, saved);
+  });
+  world_.together([&] { fail("the losses are finite, but a gradient is not,", step_of_run, saved); });
+  throw std::logic_error("unreachable");
+}
+
+void Gradients::explain_now(int64_t step_of_run, int64_t step, const std::string& last_saved) {
+  const std::string saved = world_.all_gather(last_saved)[0];
   world_.together([&] {
     for (const double loss : shard_losses_) {
-      if (!std::isfinite(loss)) fail(fmt::format("the loss on rank {} is {}", world_.rank(), loss));
+      if (!std::isfinite(loss)) fail(fmt::format("the loss on rank {} is {}", world_.rank(), loss), step_of_run, saved);
     }
   });
   // Every loss is finite, so a gradient is not. Each rank does its passes again, alone, to see whether it was its own:
@@ -132,12 +196,12 @@ void Gradients::explain_not_finite(int64_t step_of_run, int64_t step, const std:
       }
       for (const auto& [name, parameter] : net_->named_parameters().pairs()) {
         if (parameter.grad().defined() && !parameter.grad().isfinite().all().item<bool>()) {
-          fail(fmt::format("the gradient of {} on rank {} is not finite", name, world_.rank()));
+          fail(fmt::format("the gradient of {} on rank {} is not finite", name, world_.rank()), step_of_run, saved);
         }
       }
     }
   });
-  world_.together([&] { fail("each rank's gradients are finite, but their sum is not,"); });
+  world_.together([&] { fail("each rank's gradients are finite, but their sum is not,", step_of_run, saved); });
   throw std::logic_error("unreachable");
 }
 
@@ -152,8 +216,8 @@ double Gradients::cost_of_virtual_ranks() {
   auto generator = at::detail::getDefaultCPUGenerator();
   const at::Tensor random = generator.get_state();
   const auto seconds = [&](int64_t passes, int64_t images) {
-    const at::Tensor input = at::zeros({images, 3, 32, 32});
-    const at::Tensor labels = at::zeros({images}, at::kLong);
+    const at::Tensor input = at::zeros({images, 3, 32, 32}, at::TensorOptions(world_.device()));
+    const at::Tensor labels = at::zeros({images}, at::TensorOptions(at::kLong).device(world_.device()));
     double best = std::numeric_limits<double>::infinity();
     for (int repeat = 0; repeat < 4; ++repeat) {
       const auto started = std::chrono::steady_clock::now();
@@ -161,6 +225,7 @@ double Gradients::cost_of_virtual_ranks() {
         for (at::Tensor& parameter : parameters_) parameter.mutable_grad() = at::Tensor();
         at::cross_entropy_loss(net_->forward(input), labels).backward();
       }
+      synchronize(world_.device());
       best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
     }
     return best;

@@ -25,9 +25,13 @@ class Gradients {
   /// Fills images and labels for a pass.
   using Load = std::function<void(std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels)>;
 
-  /// Collective: every rank's net becomes rank 0's.
+  /// When losses and norms are read: a GPU is read only where somebody asks, since each time the host waits until the
+  /// GPU has done all it was given. Results do not depend on it.
+  enum class Reads { each_step, when_asked };
+
+  /// Collective: every rank's net becomes rank 0's. The net is where the world's device is.
   Gradients(World& world, std::shared_ptr<Net> net, const Settings& settings, const Plan& plan, StepClock& clock,
-            Load load);
+            Load load, Reads reads);
 
   Deal& deal() { return deal_; }
 
@@ -36,16 +40,18 @@ class Gradients {
   /// `before_backward` runs once on each rank, between the first forward and backward pass; it may change the loss.
   void step(int64_t step, const std::function<void(at::Tensor& loss)>& before_backward);
 
-  /// Collective: the mean loss over the images of the last step. With virtual ranks it has the same bits at any number
-  /// of ranks.
+  /// Collective, after step(): gradients longer than `limit` (2-norm over all; 0: no limit) are scaled to it, as
+  /// torch.nn.utils.clip_grad_norm_ does. A norm that is not finite throws AgreedError (diverged) naming the rank that
+  /// made it and the last weights saved: here, when each step is read, else from the next check(). `step_of_run` counts
+  /// from 1.
+  void clip(double limit, int64_t step_of_run, int64_t step, const std::string& last_saved);
+
+  /// Collective: reads what steps since the last time left unread. For before their results are kept or shown.
+  void check(const std::string& last_saved);
+
+  /// Collective, after check(): the mean loss over the images of the last step. With virtual ranks it has the same bits
+  /// at any number of ranks.
   double mean_loss();
-
-  /// Local, the same on every rank: the 2-norm over all gradients; with `limit` above 0, gradients longer than that are
-  /// scaled to it, as torch.nn.utils.clip_grad_norm_ does.
-  double norm(double limit);
-
-  /// Collective: names the rank that made gradients of the last step not finite: throws AgreedError (replicas) always.
-  [[noreturn]] void explain_not_finite(int64_t step_of_run, int64_t step, const std::string& last_saved);
 
   /// Collective: rank 0's buffers on every rank.
   void sync_buffers();
@@ -57,7 +63,9 @@ class Gradients {
   bool overlap() const { return ddp_ && ddp_->overlap(); }
 
  private:
-  double run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward);
+  void run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward);
+  [[noreturn]] void explain_now(int64_t step_of_run, int64_t step, const std::string& last_saved);
+  [[noreturn]] void explain_later(int64_t step_of_run, int64_t own_loss_step, const std::string& last_saved);
 
   World& world_;
   std::shared_ptr<Net> net_;
@@ -65,11 +73,18 @@ class Gradients {
   Plan plan_;
   StepClock& clock_;
   Load load_;
+  Reads reads_;
   Deal deal_;
   std::optional<DistributedDataParallel<Net>> ddp_;
   std::optional<VirtualRanks> virtual_ranks_;
   std::vector<at::Tensor> parameters_;
   std::vector<double> shard_losses_;  // of this rank's shards in the last step, weighted
+  // With Reads::when_asked: the same on the device, and the first steps whose norm, and whose loss of this rank, were
+  // not finite; 0: none.
+  std::vector<at::Tensor> unread_losses_;
+  at::Tensor bad_norm_;
+  at::Tensor bad_loss_;
+  int64_t steps_unread_ = 0;
   at::Tensor images_;
   at::Tensor labels_;
 };

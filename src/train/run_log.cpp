@@ -51,11 +51,12 @@ double RunLog::seconds_left(int64_t step) const {
   return seconds() / static_cast<double>(step) * static_cast<double>(options_.plan.total_steps - step);
 }
 
-void RunLog::start(int world_size, int threads, int64_t parameters) {
+void RunLog::start(int world_size, int threads, int64_t parameters, const std::string& device) {
   json({{"event", "start"},
         {"time", static_cast<int64_t>(std::time(nullptr))},
         {"world_size", world_size},
         {"threads", threads},
+        {"device", device},
         {"parameters", parameters},
         {"batch_per_rank", options_.plan.most_per_rank},
         {"total_steps", options_.plan.total_steps}});
@@ -85,15 +86,23 @@ void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, do
         fmt::format("          ms a step, min/median/max of the ranks (worst): compute {}  data {}  waiting {}",
                     text_of(figures.compute), text_of(figures.data_wait), text_of(figures.comm_wait)));
   }
-  json({{"event", "train"},
-        {"step", step},
-        {"epoch", epoch},
-        {"train_loss", train_loss},
-        {"lr", lr},
-        {"images_per_s", images_per_s},
-        {"compute_ms", to_json(figures.compute)},
-        {"data_wait_ms", to_json(figures.data_wait)},
-        {"comm_wait_ms", to_json(figures.comm_wait)}});
+  if (figures.gpu_memory.most > 0) {
+    progress_.line(fmt::format("          GiB of GPU memory, min/median/max (worst): {}", text_of(figures.gpu_memory)));
+  }
+  nlohmann::ordered_json values = {{"event", "train"},
+                                   {"step", step},
+                                   {"epoch", epoch},
+                                   {"train_loss", train_loss},
+                                   {"lr", lr},
+                                   {"images_per_s", images_per_s},
+                                   {"compute_ms", to_json(figures.compute)},
+                                   {"data_wait_ms", to_json(figures.data_wait)},
+                                   {"comm_wait_ms", to_json(figures.comm_wait)}};
+  if (figures.gpu_memory.most > 0) {
+    values["gpu_memory_gib"] = to_json(figures.gpu_memory);
+    events_.scalar("gpu_memory_gib/max", step, figures.gpu_memory.most);
+  }
+  json(std::move(values));
   events_.scalar("train_loss", step, train_loss);
   events_.scalar("lr", step, lr);
   events_.scalar("images_per_s", step, images_per_s);

@@ -31,7 +31,7 @@ class RunLog {
   explicit RunLog(const Options& options);
 
   void text(const std::string& lines);  ///< to the console
-  void start(int world_size, int threads, int64_t parameters);
+  void start(int world_size, int threads, int64_t parameters, const std::string& device);
   /// After each step, cheap: moves the bar on a terminal.
   void step(int64_t step, int64_t epoch, double images_per_s);
   /// After the first step: seconds from the start of the process.

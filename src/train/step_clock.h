@@ -23,26 +23,32 @@ struct Spread {
 };
 Spread spread(const std::vector<double>& values);
 
-/// Milliseconds a step, over all ranks.
+/// Milliseconds a step, over all ranks; memory in GiB.
 struct StepFigures {
   Spread compute;
-  Spread data_wait;  ///< preparing batches
-  Spread comm_wait;  ///< waiting in collectives, for data on the way or for slower ranks
+  Spread data_wait;   ///< preparing batches
+  Spread comm_wait;   ///< waiting in collectives, for data on the way or for slower ranks
+  Spread gpu_memory;  ///< the most that LibTorch has taken of each rank's GPU so far; 0 on the CPU
 };
 
 /// Splits the time of steps into phases. Communication that goes on beside the computing costs nothing here; only
-/// waiting for it counts.
+/// waiting for it counts. On a GPU the phases are those of its stream, between events on it, and nothing waits for them
+/// but gather().
 class StepClock {
  public:
-  explicit StepClock(World& world) : world_(world) {}
+  explicit StepClock(World& world);
+  ~StepClock();
 
-  enum Phase { data, forward, backward, optimizer, log, phases };
+  enum Phase { data, forward, backward, waiting, optimizer, log, phases };
 
   /// The phase under way ends and this one begins; step() says which step it is in.
   void enter(Phase phase);
   void step_begins() { enter(data); }
   /// The step is over; what follows until the next belongs to none.
   void step_ends();
+  /// All gradients of this rank are there: from here to the next phase a GPU waits for other ranks. (In host memory
+  /// those who wait are timed themselves.)
+  void gradients_ready();
 
   /// While set, phases also become events of the trace.
   void trace_to(Trace* trace) { trace_ = trace; }
@@ -55,6 +61,7 @@ class StepClock {
 
  private:
   using Clock = std::chrono::steady_clock;
+  struct Events;
 
   World& world_;
   Trace* trace_ = nullptr;
@@ -65,6 +72,7 @@ class StepClock {
   std::array<double, phases> seconds_ = {};
   double comm_s_ = 0;
   int64_t steps_ = 0;
+  std::unique_ptr<Events> events_;  // on a GPU
 };
 
 }  // namespace lockstep

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <limits>
 #include <optional>
 
@@ -21,6 +20,8 @@
 #include "lockstep/weights.h"
 #include "lockstep/world.h"
 #include "train/banner.h"
+#include "train/batches.h"
+#include "train/device_path.h"
 #include "train/fault.h"
 #include "train/gradients.h"
 #include "train/plan.h"
@@ -82,8 +83,11 @@ NamedTensors replica_state(const Net& net, const torch::optim::SGD& optimizer) {
 
 // The planted fault `flip`: the lowest bit of the first value of the last parameter.
 void flip_a_bit(Net& net) {
-  const at::Tensor last = net.parameters().back();
-  static_cast<unsigned char*>(last.data_ptr())[0] ^= 1U;
+  const c10::NoGradGuard no_grad;
+  at::Tensor last = net.parameters().back();
+  at::Tensor copy = last.detach().cpu().clone();
+  static_cast<unsigned char*>(copy.data_ptr())[0] ^= 1U;
+  last.copy_(copy);
 }
 
 // Everything that must be the same on all ranks; folders may differ from host to host.
@@ -124,6 +128,8 @@ TrainResult train(World& world, const TrainRequest& request) {
         .seed = static_cast<uint64_t>(settings.data_seed >= 0 ? settings.data_seed : settings.train_seed)});
     at::manual_seed(static_cast<uint64_t>(settings.train_seed));
     net = make_net(settings.model_name);
+    set_up_device(settings);
+    move_net(*net, world.device(), settings.train_memory_format);
   });
 
   agree(world, "settings", settings_to_agree_on(settings));
@@ -143,13 +149,19 @@ TrainResult train(World& world, const TrainRequest& request) {
                                 .logs = settings.log_every_steps > 0,
                                 .plan = plan,
                                 .world_size = world.size()});
-    log->start(world.size(), world.threads(), count_parameters(*net));
+    log->start(world.size(), world.threads(), count_parameters(*net), world.device_text());
   });
+  const bool as_on_a_gpu = world.device().is_cuda() || request.as_on_a_gpu;
+  const Batches batches(
+      *train_set, world.device(), as_on_a_gpu ? Batches::Where::device : Batches::Where::host,
+      settings.train_memory_format == "channels_last" ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
   StepClock clock(world);
-  Gradients gradients(world, net, settings, plan, clock,
-                      [&](std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) {
-                        train_set->batch(indices, images, labels);
-                      });
+  Gradients gradients(
+      world, net, settings, plan, clock,
+      [&](std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) {
+        batches.load(indices, images, labels);
+      },
+      as_on_a_gpu ? Gradients::Reads::when_asked : Gradients::Reads::each_step);
   const double slower = settings.train_virtual_ranks > 0 ? gradients.cost_of_virtual_ranks() : 0;
   const std::string opening = banner(world, settings, plan, state_dict(*net), *train_set, *test_set,
                                      {.recipe = request.recipe,
@@ -161,15 +173,18 @@ TrainResult train(World& world, const TrainRequest& request) {
   torch::optim::SGD optimizer = make_optimizer(settings, *net);
   TraceFile trace(world, request.trace, request.trace_first, request.trace_last);
 
+  std::string last_saved;
   const auto test = [&](int64_t epoch) {  // all ranks
     const auto started = std::chrono::steady_clock::now();
+    gradients.check(last_saved);
     gradients.sync_buffers();
+    const Autocast autocast(world.device(), settings.train_precision);
     result.last = evaluate(world, *net, *test_set, settings.eval_batch);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     if (log) log->test(result.steps, epoch, *result.last, seconds);
   };
-  std::string last_saved;
   const auto save = [&](const std::string& name) {  // all ranks; rank 0 writes
+    gradients.check(last_saved);
     gradients.sync_buffers();
     if (settings.ddp_audit_every > 0) audit_replicas(world, replica_state(*net, optimizer), result.steps);
     if (!first_rank) return;
@@ -191,8 +206,7 @@ TrainResult train(World& world, const TrainRequest& request) {
         if (fault->due(Fault::Kind::nan, step)) loss = loss * std::numeric_limits<double>::quiet_NaN();
       });
       clock.enter(StepClock::optimizer);
-      // The averaged gradients are the same on all ranks, so they all see in the same step when these are not finite.
-      if (!std::isfinite(gradients.norm(settings.train_clip_norm))) gradients.explain_not_finite(step, i, last_saved);
+      gradients.clip(settings.train_clip_norm, step, i, last_saved);
       optimizer.step();
       if (fault->due(Fault::Kind::flip, step)) flip_a_bit(*net);
       clock.enter(StepClock::log);
@@ -201,11 +215,13 @@ TrainResult train(World& world, const TrainRequest& request) {
       speed.add(gradients.deal().images(i));
       if (log && step == 1) log->first_step(seconds_since_exec());
       if (settings.ddp_audit_every > 0 && step % settings.ddp_audit_every == 0) {
+        gradients.check(last_saved);
         gradients.sync_buffers();
         audit_replicas(world, replica_state(*net, optimizer), step);
       }
       clock.step_ends();
       if (settings.log_every_steps > 0 && step % settings.log_every_steps == 0) {
+        gradients.check(last_saved);
         const double mean = gradients.mean_loss();
         const StepFigures figures = clock.gather();
         if (log) log->train(step, epoch, mean, settings.optim_lr, speed.images_per_s(), figures);

@@ -1,0 +1,47 @@
+// What a run does to the device it computes on: precision, layout, waiting, reading back.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lockstep/settings.h"
+
+namespace torch::nn {
+class Module;
+}
+
+namespace lockstep {
+
+/// Local: sets what LibTorch keeps for the whole process: whether float32 may be rounded to TF32 (train.tf32), and
+/// cuDNN's algorithms to those that give the same bits every time.
+void set_up_device(const Settings& settings);
+
+/// Local: moves parameters and buffers to `device`, in the layout of train.memory_format.
+void move_net(torch::nn::Module& net, c10::Device device, const std::string& memory_format);
+
+/// As long as it lives, the calling thread's operations on `device` take and give bfloat16 where that is safe
+/// (autocast), when `precision` is bf16; otherwise nothing.
+class Autocast {
+ public:
+  Autocast(c10::Device device, const std::string& precision);
+  ~Autocast();
+  Autocast(const Autocast&) = delete;
+  Autocast& operator=(const Autocast&) = delete;
+
+ private:
+  c10::DeviceType type_;
+  bool on_;
+  bool before_ = false;
+};
+
+/// Local: scalars (any dtype) on one device, as doubles on the host: one copy into pinned memory, and one wait for it.
+std::vector<double> read_back(const std::vector<at::Tensor>& scalars);
+
+/// Local: the most bytes that LibTorch has taken of this GPU's memory so far; 0 on the CPU.
+int64_t peak_memory(c10::Device device);
+
+}  // namespace lockstep
