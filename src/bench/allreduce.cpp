@@ -11,6 +11,7 @@
 #include "comm/allreduce_sum.h"
 #include "comm/mpi/plain_allreduce.h"
 #include "lockstep/world.h"
+#include "world/synchronize.h"
 
 namespace lockstep {
 namespace {
@@ -60,24 +61,34 @@ class Measurement {
       : world_(world),
         plain_(plain),
         buffer_(buffer),
-        values_(buffer.data_ptr<float>()),
+        host_(buffer.cpu()),
+        values_(host_.data_ptr<float>()),
         count_(buffer.numel()),
         sum_(world.rank(), world.size()) {}
 
   // Microseconds on this rank.
   double time_ours() {
-    return time([&] { allreduce_sum(world_, buffer_); });
+    return time([&] {
+      allreduce_sum(world_, buffer_);
+      synchronize(buffer_.device());
+    });
   }
   double time_plain() {
     return time([&] { plain_.allreduce(values_, count_); });
   }
-  int64_t wrong() const { return sum_.wrong(values_, count_); }
+  // In the result of the last call of ours.
+  int64_t wrong() {
+    if (!host_.is_same(buffer_)) host_.copy_(buffer_);
+    return sum_.wrong(values_, count_);
+  }
 
  private:
   template <typename Call>
   double time(Call call) {
     using Clock = std::chrono::steady_clock;
     sum_.fill(values_, count_);
+    if (!host_.is_same(buffer_)) buffer_.copy_(host_);
+    synchronize(buffer_.device());
     plain_.barrier();
     const auto start = Clock::now();
     call();
@@ -86,7 +97,8 @@ class Measurement {
 
   World& world_;
   PlainMpi& plain_;
-  const at::Tensor& buffer_;
+  at::Tensor buffer_;
+  at::Tensor host_;  // the same, or a copy where MPI and we can reach it
   float* values_;
   int64_t count_;
   ExactSum sum_;

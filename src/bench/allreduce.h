@@ -27,11 +27,11 @@ struct AllreduceRow {
   int64_t bytes = 0;
   int64_t count = 0;  ///< float32 elements
   int64_t iterations = 0;
-  Summary us;            ///< of World::process_group()'s allreduce
+  Summary us;            ///< of World::process_group()'s allreduce, a GPU's end of it waited for
   double algbw = 0;      ///< bytes / mean time, in GB/s (10^9 bytes)
   double busbw = 0;      ///< algbw * 2 (n - 1) / n at n ranks, in GB/s
   int64_t wrong = 0;     ///< elements that were not the sum, over all checked calls and ranks
-  Summary plain_us;      ///< of MPI_Allreduce
+  Summary plain_us;      ///< of MPI_Allreduce, in host memory
   double ratio() const;  ///< ours / plain, of the medians: below 1 ours is faster
 };
 
@@ -39,11 +39,10 @@ struct AllreduceRow {
 /// each rank's link whatever the algorithm (NVIDIA nccl-tests, doc/PERFORMANCE.md). 0 at one rank.
 double bus_factor(int ranks);
 
-/// Collective: sums the whole of `buffer` (float32, contiguous, its content is lost) over and over. Ours and plain
-/// calls alternate in batches of a tenth of the iterations, either kind going first in turn, so that a disturbance hits
-/// both. Each call's input is
-/// whole numbers, different on each rank and from element to element, whose sum is exact in any order. The row is the
-/// same on all ranks.
+/// Collective: sums the whole of `buffer` (float32, contiguous, on World::device; its content is lost) over and over.
+/// Ours and plain calls alternate in batches of a tenth of the iterations, either kind going first in turn, so that a
+/// disturbance hits both. Each call's input is whole numbers, different on each rank and from element to element, whose
+/// sum is exact in any order. The row is the same on all ranks.
 AllreduceRow measure_allreduce(World& world, PlainMpi& plain, const at::Tensor& buffer,
                                const AllreduceOptions& options);
 

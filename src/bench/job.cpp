@@ -31,6 +31,13 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
+// "NVIDIA H100 80GB HBM3" of "cuda:1 (NVIDIA H100 80GB HBM3)".
+std::string device_name(const World& world) {
+  const std::string text = world.device_text();
+  const size_t open = text.find('(');
+  return open == std::string::npos ? text : text.substr(open + 1, text.size() - open - 2);
+}
+
 }  // namespace
 
 BenchJob bench_job(World& world) {
@@ -38,14 +45,15 @@ BenchJob bench_job(World& world) {
   return {.ranks = world.size(),
           .hosts = world.hosts(),
           .host_of_rank = world.all_gather(world.host()),
+          .device = world.all_gather(device_name(world))[0],
           .date = dates[0],
           .versions = versions()};
 }
 
 std::string job_header(const BenchJob& job, const std::string& title) {
   std::string text = fmt::format("# {}\n", title);
-  text += fmt::format("# {} rank{} on {} host{} ({})\n# ", job.ranks, job.ranks == 1 ? "" : "s", job.hosts,
-                      job.hosts == 1 ? "" : "s", hosts_text(job.host_of_rank));
+  text += fmt::format("# {} rank{} on {} host{} ({}), {}\n# ", job.ranks, job.ranks == 1 ? "" : "s", job.hosts,
+                      job.hosts == 1 ? "" : "s", hosts_text(job.host_of_rank), job.device);
   for (const std::string& line : lines_of(job.versions)) text += line + " · ";
   return text + job.date + "\n";
 }
@@ -53,11 +61,8 @@ std::string job_header(const BenchJob& job, const std::string& title) {
 nlohmann::ordered_json job_json(const BenchJob& job) {
   std::map<std::string, int> ranks_of;
   for (const std::string& host : job.host_of_rank) ++ranks_of[host];
-  return {{"ranks", job.ranks},
-          {"hosts", job.hosts},
-          {"ranks_of_host", ranks_of},
-          {"date", job.date},
-          {"versions", lines_of(job.versions)}};
+  return {{"ranks", job.ranks},   {"hosts", job.hosts}, {"ranks_of_host", ranks_of},
+          {"device", job.device}, {"date", job.date},   {"versions", lines_of(job.versions)}};
 }
 
 }  // namespace lockstep

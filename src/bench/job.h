@@ -13,6 +13,7 @@ struct BenchJob {
   int ranks = 1;
   int hosts = 1;
   std::vector<std::string> host_of_rank;
+  std::string device;    ///< of rank 0: "cpu", or the GPU's name
   std::string date;      ///< when it started on rank 0: "2031-05-04T03:02:01Z"
   std::string versions;  ///< as lockstep::versions()
 };

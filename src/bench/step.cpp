@@ -15,6 +15,7 @@
 #include "comm/group.h"
 #include "lockstep/ddp.h"
 #include "lockstep/world.h"
+#include "world/synchronize.h"
 
 namespace lockstep {
 namespace {
@@ -44,9 +45,10 @@ StepTimes measure_step(World& world, const StepOptions& options) {
   at::manual_seed(0);
   // All ways train the same network: where its tensors lie in memory alone makes a few percent.
   const auto net = std::make_shared<Layers>(options.layers, options.width);
+  net->to(world.device());
   torch::optim::SGD optimizer_of_all(net->parameters(), 1e-3);
   DistributedDataParallel ddp(world, net, {.bucket_bytes = options.bucket_bytes, .overlap = DdpOptions::Overlap::on});
-  const at::Tensor rows = at::randn({options.batch, options.width});
+  const at::Tensor rows = at::randn({options.batch, options.width}).to(world.device());
 
   StepTimes times;
   for (const at::Tensor& parameter : net->parameters())
@@ -57,12 +59,16 @@ StepTimes measure_step(World& world, const StepOptions& options) {
     const auto no_sync = ddp.no_sync();
     const auto start = Clock::now();
     const at::Tensor loss = ddp.forward(rows).square().mean();
+    synchronize(world.device());
     const double until_loss = ms_since(start);
     loss.backward();
+    synchronize(world.device());
     const double until_gradients = ms_since(start);
     after_backward();
+    synchronize(world.device());
     const double until_averaged = ms_since(start);
     optimizer_of_all.step();
+    synchronize(world.device());
     forward.push_back(until_loss);
     backward.push_back(until_gradients - until_loss);
     optimizer.push_back(ms_since(start) - until_averaged);
@@ -96,6 +102,7 @@ StepTimes measure_step(World& world, const StepOptions& options) {
       world.barrier();
       const auto start = Clock::now();
       ways[way]();
+      synchronize(world.device());
       const double ms = ms_since(start);
       if (step >= 0) samples[way].push_back(ms);  // the first ones warm up, and buckets are rebuilt after the first
     }

@@ -19,7 +19,8 @@ struct StepOptions {
   int64_t bucket_bytes = 256 * 1024;
 };
 
-/// Milliseconds a step (forward, backward, optimizer) on the slowest rank.
+/// Milliseconds a step (forward, backward, optimizer) on the slowest rank. A GPU is waited for at the end of a step, in
+/// the first two ways after each phase too.
 struct StepTimes {
   int64_t gradient_bytes = 0;
   Summary forward;  ///< of this step's phases, on rank 0 and without communication

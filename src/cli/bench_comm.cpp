@@ -41,7 +41,8 @@ cxxopts::Options comm_options() {
       ("warmup", "Calls before these", cxxopts::value<int64_t>()->default_value("3"), "N")  //
       ("check", "Compare the result of every call, not only of the warm-up and the last")   //
       ("floor", "Fail (exit 79) when busbw at this size is lower; may be repeated",
-       cxxopts::value<std::vector<std::string>>(), "GBPS@BYTES")  //
+       cxxopts::value<std::vector<std::string>>(), "GBPS@BYTES")                                       //
+      ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")  //
       ("json", "Also write the table to this file as JSON", cxxopts::value<std::string>(), "FILE");
   return options;
 }
@@ -179,13 +180,17 @@ int bench_comm_command(const Words& words) {
   return run_job(world, [&] {
     Request request;
     at::Tensor buffer;
+    DeviceWish device = DeviceWish::cpu;
     world.together([&] {
-      request = request_from(*parse(options, words), world.size());
+      const auto flags = parse(options, words);
+      request = request_from(*flags, world.size());
+      device = device_wish((*flags)["device"].as<std::string>());
       buffer = make_buffer(world, *std::max_element(request.sizes.begin(), request.sizes.end()));
       // A file that cannot be written is found out now and not after the sweep.
       if (world.rank() == 0 && !request.json.empty()) AppendFile(request.json, AppendFile::Mode::append);
     });
-    return bench_comm(world, request, buffer);
+    world.choose_device(device);
+    return bench_comm(world, request, buffer.to(world.device()));
   });
 }
 

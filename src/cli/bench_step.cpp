@@ -23,7 +23,8 @@ cxxopts::Options step_options() {
       ("steps", "Timed steps of each way", cxxopts::value<int64_t>()->default_value("20"), "N")             //
       ("bucket-bytes", "As ddp.bucket_bytes", cxxopts::value<int64_t>()->default_value("262144"), "BYTES")  //
       ("threads", "LibTorch's threads on each rank (default: its cores, shared fairly)",
-       cxxopts::value<int64_t>()->default_value("0"), "N")  //
+       cxxopts::value<int64_t>()->default_value("0"), "N")                                             //
+      ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")  //
       ("json", "Also write the figures to this file as JSON", cxxopts::value<std::string>(), "FILE");
   return options;
 }
@@ -73,8 +74,10 @@ int bench_step_command(const Words& words) {
   return run_job(world, [&] {
     StepOptions options;
     std::string json;
+    DeviceWish device = DeviceWish::cpu;
     world.together([&] {
       const auto flags = parse(cli, words);
+      device = device_wish((*flags)["device"].as<std::string>());
       if (!flags->unmatched().empty()) {
         throw Error(ExitCode::usage, fmt::format("'{}' is not a flag", flags->unmatched()[0]),
                     "all flags: lockstep bench step --help");
@@ -88,6 +91,7 @@ int bench_step_command(const Words& words) {
       if (flags->count("json") > 0) json = (*flags)["json"].as<std::string>();
       if (world.rank() == 0 && !json.empty()) AppendFile(json, AppendFile::Mode::append);
     });
+    world.choose_device(device);
     const BenchJob job = bench_job(world);
     const StepTimes times = measure_step(world, options);
     world.together([&] {
