@@ -73,11 +73,12 @@ class World {
   /// For people: "cpu", or "cuda:1 (NVIDIA H100 80GB HBM3)".
   std::string device_text() const;
 
-  /// Collective, before process_group: gives each rank a GPU of its own (or all the CPU) and makes it the current one.
-  /// The first GPU that a rank sees and no lower rank of its host has taken: the one at its local rank where all see
-  /// the same, its only one where a launcher gave each task one. Throws AgreedError (launch) with a table of ranks,
-  /// hosts and GPUs when a rank has none of its own. `interface` names the network interface on which the ranks find
-  /// each other; empty: one over which all hosts reach rank 0's.
+  /// Collective, before process_group and before anything is computed (LibTorch then remembers that there is no CUDA):
+  /// gives each rank a GPU of its own (or all the CPU) and makes it the current one. The first GPU that a rank sees and
+  /// no lower rank of its host has taken: the one at its local rank where all see the same, its only one where a
+  /// launcher gave each task one. Throws AgreedError (launch) with a table of ranks, hosts and GPUs when a rank has
+  /// none of its own, or cannot use it. `interface` names the network interface on which the ranks find each other;
+  /// empty: one over which all hosts reach rank 0's.
   void choose_device(DeviceWish wish, const std::string& interface = "");
 
   /// The c10d process group with all ranks, made on the first call (collective), alive as long as the World: over MPI

@@ -1,10 +1,7 @@
 #include "cli/report.h"
 
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 #include <chrono>
-#include <exception>
 #include <thread>
 
 #include "comm/explain.h"
@@ -12,20 +9,6 @@
 #include "world/last_words.h"
 
 namespace lockstep {
-
-Error current_error() {
-  try {
-    throw;
-  } catch (const Error& error) {
-    return error;
-  } catch (const c10::Error& error) {
-    return explain(error);
-  } catch (const std::bad_alloc&) {
-    return Error(ExitCode::internal, "out of memory", "use a smaller batch, or fewer ranks on a host");
-  } catch (const std::exception& error) {
-    return Error(ExitCode::internal, error.what());
-  }
-}
 
 int run_job(World& world, const std::function<int()>& work) {
   const LastWords last_words(world, &current_error);

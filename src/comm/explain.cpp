@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <new>
 #include <string>
 #include <string_view>
 
@@ -47,7 +48,7 @@ const Meaning kMeanings[] = {
      "a CUDA call of NCCL failed",
      kRunWithDebug},
     {{"ncclinternalerror", ""}, ExitCode::internal, "NCCL failed inside", kRunWithDebug},
-    {{"ncclinprogress", "nonblocking wait timed out"},
+    {{"ncclinprogress", "nccl timeout"},
      ExitCode::rank_lost,
      "NCCL was not ready within the deadline (watch.deadline_s)",
      "a rank never came, or --interface must name the network on which the hosts reach each other"},
@@ -129,6 +130,20 @@ Error explain(const c10::Error& error) {
         "a rank or its host was lost, or --interface must name the network on which the hosts reach each other");
   }
   return Error(ExitCode::internal, text);
+}
+
+Error current_error() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return error;
+  } catch (const c10::Error& error) {
+    return explain(error);
+  } catch (const std::bad_alloc&) {
+    return Error(ExitCode::internal, "out of memory", "use a smaller batch, or fewer ranks on a host");
+  } catch (const std::exception& error) {
+    return Error(ExitCode::internal, error.what());
+  }
 }
 
 }  // namespace lockstep

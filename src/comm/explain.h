@@ -11,4 +11,8 @@ namespace lockstep {
 /// memory; any other becomes ExitCode::internal with its own text. docs/gpu.md has the table.
 Error explain(const c10::Error& error);
 
+/// The Error that the exception being handled is to a person: itself, what `explain` makes of it, or one with
+/// ExitCode::internal and the exception's text.
+Error current_error();
+
 }  // namespace lockstep

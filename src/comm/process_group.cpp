@@ -34,7 +34,12 @@ const c10::intrusive_ptr<c10d::ProcessGroup>& World::process_group() {
     group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM, backend);
     group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
     if (impl_->device.is_cuda()) {
-      add_nccl(*this, *group);
+      try {
+        add_nccl(*this, *group);
+      } catch (...) {
+        new Group(group);  // its end would abort communicators, and wait for GPUs that may stand still
+        throw;
+      }
       impl_->before_end = [this] { end_nccl(*this, *process_group()); };
     }
     impl_->process_group = std::make_shared<Group>(std::move(group));

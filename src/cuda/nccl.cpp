@@ -10,7 +10,6 @@ c10::intrusive_ptr<c10d::ProcessGroupNCCL::Options> nccl_options(const NcclOptio
   constexpr double kYear_s = 365.0 * 24 * 3600;
   made->timeout =
       std::chrono::milliseconds(static_cast<int64_t>((options.deadline_s > 0 ? options.deadline_s : kYear_s) * 1000));
-  made->config.blocking = 0;
   made->group_name = "lockstep";
   made->global_ranks_in_group.clear();
   return made;

@@ -7,8 +7,9 @@
 
 namespace lockstep {
 
-/// Collectives fail after the deadline (or a year); the communicator starts without blocking, so that a rank that never
-/// comes is noticed (TORCH_NCCL_NONBLOCKING_TIMEOUT), and on a stream of high priority, ahead of backward's kernels.
+/// Collectives fail after the deadline (or a year) and run on a stream of high priority, ahead of backward's kernels.
+/// How the communicator starts is left to PyTorch, which blocks unless TORCH_NCCL_USE_COMM_NONBLOCKING is set: it took
+/// back the other as its default after random hangs (pytorch/pytorch#154055). A TimeLimit covers the start.
 c10::intrusive_ptr<c10d::ProcessGroupNCCL::Options> nccl_options(const NcclOptions& options);
 
 /// Collective: connects this rank's GPU to the others' at once.

@@ -1,6 +1,7 @@
 #include "lockstep/world.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -162,7 +163,18 @@ std::string World::device_text() const {
 void World::choose_device(DeviceWish wish, const std::string& interface) {
   give_gpus(*this, wish, wish == DeviceWish::cpu ? VisibleGpus{} : look_for_gpus());
   impl_->interface = interface;
-  if (impl_->device.is_cuda()) c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(impl_->device);
+  if (!impl_->device.is_cuda()) return;
+  together([&] {  // a GPU in exclusive use, or a broken one, is found out by the first memory taken of it
+    c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(impl_->device);
+    try {
+      at::empty({1}, at::TensorOptions(impl_->device));
+    } catch (const c10::Error& error) {
+      throw Error(
+          ExitCode::launch,
+          fmt::format("{} on {} cannot be used: {}", device_text(), impl_->host, error.what_without_backtrace()),
+          "see nvidia-smi: other processes, compute mode, errors; or use --device cpu");
+    }
+  });
 }
 
 void give_gpus(World& world, DeviceWish wish, const VisibleGpus& mine) {

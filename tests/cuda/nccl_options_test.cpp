@@ -17,9 +17,9 @@ TEST(NcclOptions, TheDeadlineIsTheTimeoutOfEveryCollective) {
   EXPECT_EQ(nccl_options({.deadline_s = 0})->timeout, std::chrono::hours(24 * 365));
 }
 
-TEST(NcclOptions, TheStartDoesNotBlockAndGradientsGoFirst) {
+TEST(NcclOptions, GradientsGoFirstAndTheStartIsPytorchs) {
   const auto options = nccl_options({.rank = 1, .size = 4, .gpu = 1, .deadline_s = 300});
-  EXPECT_EQ(options->config.blocking, 0);
+  EXPECT_EQ(options->config.blocking, NCCL_CONFIG_UNDEF_INT);
   EXPECT_TRUE(options->is_high_priority_stream);
   EXPECT_EQ(options->split_from, nullptr);
 }

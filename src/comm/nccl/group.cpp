@@ -82,6 +82,7 @@ void add_nccl(World& world, c10d::ProcessGroup& group) {
       const auto nccl = part->make_nccl(
           started.store, {.rank = my.rank, .size = my.size, .gpu = my.device.index(), .deadline_s = deadline_s});
       group.setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, nccl);
+      nccl->setBoundDeviceId(my.device);  // setBackend gives it the group's, which has none
     } catch (const c10::Error& error) {
       throw explain(error);
     }
@@ -90,11 +91,17 @@ void add_nccl(World& world, c10d::ProcessGroup& group) {
   my.meeting = started.address;
 }
 
-void end_nccl(World& world, c10d::ProcessGroup& group) {
+void end_nccl(World& world, c10d::ProcessGroup& group) try {
+  const LastWords last_words(world, &current_error);
+  // One rank may still write what was trained, for as long as it takes; the deadline of MPI bounds the wait for it.
+  world.barrier();
   const TimeLimit limit(world, kLongestEnd_s,
                         Error(ExitCode::rank_lost, "NCCL did not come to its end; the run itself was over",
                               "a rank or its GPU was lost at the very end; what was saved is whole"));
   group.getBackend(c10::DeviceType::CUDA)->shutdown();
+  world.barrier();  // rank 0's store serves the others' last words
+} catch (...) {
+  end_job(world, current_error());  // it comes from a destructor
 }
 
 }  // namespace lockstep

@@ -13,7 +13,7 @@ class World;
 /// does not come, internal for a wrong one.
 void add_nccl(World& world, c10d::ProcessGroup& group);
 
-/// Local: the communicator's end, all ranks having come to theirs; ends the job when that takes longer than a while.
+/// Collective: the communicator's end; ends the job when that takes longer than a while, because a peer is gone.
 void end_nccl(World& world, c10d::ProcessGroup& group);
 
 /// Collective: every rank gives a text that should be the same, such as its versions; throws AgreedError (launch)

@@ -18,10 +18,10 @@ std::vector<std::pair<std::string, std::string>> nccl_environment(double deadlin
       {"TORCH_NCCL_DESYNC_DEBUG", "1"},
       {"TORCH_FR_BUFFER_SIZE", "2000"},
       {"TORCH_FR_DUMP_ON_TIMEOUT", "1"},
-      {"TORCH_FR_WAIT_TIMEOUT_DUMP_MILSEC", "5000"},
+      {"TORCH_FR_WAIT_TIMEOUT_DUMP_MILSEC", "1000"},  // the watchdog waits four times this long before it throws
       {"TORCH_NCCL_ENABLE_MONITORING", "1"},
       {"TORCH_NCCL_LOG_CPP_STACK_ON_UNCLEAN_SHUTDOWN", "0"},
-      {"NCCL_DEBUG", "WARN"},
+      {"TORCH_NCCL_SHOW_EAGER_INIT_P2P_SERIALIZATION_WARNING", "0"},  // our messages have one order anyway
   };
   if (deadline_s > 0) {
     const auto seconds = static_cast<long long>(std::ceil(deadline_s));

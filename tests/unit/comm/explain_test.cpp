@@ -39,6 +39,8 @@ TEST(Explain, EveryResultOfNcclHasItsCodeAndHint) {
       {nccl_text("ncclRemoteError", "remote process exited or there was a network error"), ExitCode::rank_lost,
        "another rank", "start again"},
       {nccl_text("ncclInProgress", "NCCL operation in progress"), ExitCode::rank_lost, "deadline", "never came"},
+      {"NCCL timeout in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:71, NCCL version 2.30.7",
+       ExitCode::rank_lost, "deadline", "never came"},
       {nccl_text("ncclInvalidUsage", "invalid usage") +
            "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 3b000",
        ExitCode::launch, "two ranks use one GPU", "a GPU of its own"},
