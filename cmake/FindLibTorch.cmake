@@ -17,12 +17,17 @@ find_path(LibTorch_INCLUDE_DIR NAMES torch/csrc/api/include/torch/all.h PATHS ${
 find_library(LibTorch_CPU_LIBRARY NAMES torch_cpu PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 find_library(LibTorch_C10_LIBRARY NAMES c10 PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 
-if(LibTorch_INCLUDE_DIR AND EXISTS "${LibTorch_INCLUDE_DIR}/torch/headeronly/version.h")
-  file(STRINGS "${LibTorch_INCLUDE_DIR}/torch/headeronly/version.h" _line REGEX "#define TORCH_VERSION ")
-elseif(LibTorch_INCLUDE_DIR AND EXISTS "${LibTorch_INCLUDE_DIR}/torch/csrc/api/include/torch/version.h")
-  file(STRINGS "${LibTorch_INCLUDE_DIR}/torch/csrc/api/include/torch/version.h" _line REGEX "#define TORCH_VERSION ")
-endif()
-string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" LibTorch_VERSION "${_line}")
+set(LibTorch_VERSION "")
+foreach(_header IN ITEMS torch/headeronly/version.h torch/csrc/api/include/torch/version.h)
+  if(LibTorch_INCLUDE_DIR AND NOT LibTorch_VERSION AND EXISTS "${LibTorch_INCLUDE_DIR}/${_header}")
+    foreach(_part IN ITEMS MAJOR MINOR PATCH)
+      file(STRINGS "${LibTorch_INCLUDE_DIR}/${_header}" _line REGEX "#define TORCH_VERSION_${_part} ")
+      string(REGEX MATCH "[0-9]+$" _number "${_line}")
+      list(APPEND LibTorch_VERSION "${_number}")
+    endforeach()
+    list(JOIN LibTorch_VERSION "." LibTorch_VERSION)
+  endif()
+endforeach()
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(LibTorch
@@ -57,7 +62,7 @@ if(LibTorch_FOUND)
   foreach(_file IN ITEMS "${_lib}/libtorch_cuda.so" "${_lib}/libc10_cuda.so"
       "${_packages}/nvidia/nccl/lib/libnccl.so.2" "${_packages}/nvidia/nccl/include/nccl.h"
       "${_packages}/nvidia/cu13/lib/libcudart.so.13" "${_packages}/nvidia/cu13/include/cuda_runtime_api.h"
-      "${_packages}/nvidia/cu13/include/crt/host_defines.h" "${_packages}/nvidia/cu13/include/cublas_v2.h"
+      "${_packages}/nvidia/cu13/include/crt/host_defines.h" "${_packages}/nvidia/cu13/include/nv/target" "${_packages}/nvidia/cu13/include/cublas_v2.h"
       "${_packages}/nvidia/cu13/include/cusparse.h" "${_packages}/nvidia/cu13/include/cusolverDn.h"
       "${_packages}/nvidia/cudnn/lib/libcudnn.so.9" "${_packages}/nvidia/nvshmem/lib/libnvshmem_host.so.3")
     if(NOT EXISTS "${_file}")
