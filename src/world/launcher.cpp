@@ -34,12 +34,6 @@ int unseen_tasks(int mpi_size) {
   return tasks > 1 ? tasks : 0;
 }
 
-bool launched_on_several_hosts() {
-  const int size = number("OMPI_COMM_WORLD_SIZE", 0);
-  if (size > 0) return number("OMPI_COMM_WORLD_LOCAL_SIZE", size) < size;
-  return number("SLURM_STEP_NUM_NODES", 1) > 1;
-}
-
 bool stdout_is_terminal() {
   if (isatty(STDOUT_FILENO) != 1) return false;
   if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return true;

@@ -13,9 +13,6 @@ int launcher_rank();
 /// `mpi_size` is what MPI says. Under mpirun the environment of srun is that of mpirun's own daemons and says nothing.
 int unseen_tasks(int mpi_size);
 
-/// Whether the launcher's environment says that the job has several hosts; what it does not say is taken for one.
-bool launched_on_several_hosts();
-
 /// Whether a person watches standard output. mpirun gives its ranks a pseudo-terminal whatever it writes to itself, so
 /// under mpirun its own output is asked: that of the parent process. On another host than mpirun's the answer is no.
 bool stdout_is_terminal();

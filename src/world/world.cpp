@@ -37,9 +37,6 @@ void start_mpi() {
     // rank needs none.
     setenv("OMPI_MCA_orte_create_session_dirs", "0", /*overwrite=*/0);
   }
-  // Between hosts a thread of Open MPI's empties sockets as soon as they hold something, while the program computes:
-  // over 1 Gbit/s this hides some percent more of a step's communication than looking now and then does alone.
-  if (launched_on_several_hosts()) setenv("OMPI_MCA_btl_tcp_progress_thread", "1", /*overwrite=*/0);
   int provided = MPI_THREAD_SINGLE;
   if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
     throw Error(ExitCode::launch, "MPI could not be started", "start the job with mpirun, or with srun --mpi=pmix");
