@@ -11,7 +11,6 @@ c10::intrusive_ptr<c10d::ProcessGroupNCCL::Options> nccl_options(const NcclOptio
   made->timeout =
       std::chrono::milliseconds(static_cast<int64_t>((options.deadline_s > 0 ? options.deadline_s : kYear_s) * 1000));
   made->group_name = "lockstep";
-  made->global_ranks_in_group.clear();
   return made;
 }
 

@@ -59,6 +59,12 @@ Gradients::Gradients(World& world, std::shared_ptr<Net> net, const Settings& set
   }
 }
 
+// The net's alone, in the run's precision.
+at::Tensor Gradients::logits(const at::Tensor& images) {
+  const Autocast autocast(images.device(), settings_.train_precision);
+  return net_->forward(images).to(at::kFloat);
+}
+
 void Gradients::run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward) {
   const auto passes = deal_.passes(step, shard);
   // The weighted sum of the losses of the shard's passes.
@@ -192,7 +198,7 @@ void Gradients::explain_now(int64_t step_of_run, int64_t step, const std::string
       const int64_t shard = plan_.shards_per_rank * world_.rank() + i;
       for (const Pass& pass : deal_.passes(step, shard)) {
         load_(pass.images, images_, labels_);
-        at::cross_entropy_loss(net_->forward(images_), labels_).backward();
+        at::cross_entropy_loss(logits(images_), labels_).backward();
       }
       for (const auto& [name, parameter] : net_->named_parameters().pairs()) {
         if (parameter.grad().defined() && !parameter.grad().isfinite().all().item<bool>()) {
@@ -223,7 +229,7 @@ double Gradients::cost_of_virtual_ranks() {
       const auto started = std::chrono::steady_clock::now();
       for (int64_t i = 0; i < passes; ++i) {
         for (at::Tensor& parameter : parameters_) parameter.mutable_grad() = at::Tensor();
-        at::cross_entropy_loss(net_->forward(input), labels).backward();
+        at::cross_entropy_loss(logits(input), labels).backward();
       }
       synchronize(world_.device());
       best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());

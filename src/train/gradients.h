@@ -63,6 +63,7 @@ class Gradients {
   bool overlap() const { return ddp_ && ddp_->overlap(); }
 
  private:
+  at::Tensor logits(const at::Tensor& images);
   void run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward);
   [[noreturn]] void explain_now(int64_t step_of_run, int64_t step, const std::string& last_saved);
   [[noreturn]] void explain_later(int64_t step_of_run, int64_t own_loss_step, const std::string& last_saved);

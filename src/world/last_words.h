@@ -1,7 +1,6 @@
 // How an error reaches the person and ends the job, from any thread.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <mutex>

@@ -110,8 +110,8 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   world.comm_thread->set_deadline(options.deadline_s);
   try {
     choose_device(options.device, options.interface);
-  } catch (...) {
-    // Agreed by all ranks, so all can end in order; there will be no destructor.
+  } catch (const AgreedError&) {
+    // All ranks know of it, so all can end in order; there will be no destructor.
     world.comm_thread.reset();
     MPI_Finalize();
     throw;
@@ -162,8 +162,8 @@ void World::choose_device(DeviceWish wish, const std::string& interface) {
   impl_->interface = interface;
   if (!impl_->device.is_cuda()) return;
   together([&] {  // a GPU in exclusive use, or a broken one, is found out by the first memory taken of it
-    c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(impl_->device);
     try {
+      c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(impl_->device);
       at::empty({1}, at::TensorOptions(impl_->device));
     } catch (const c10::Error& error) {
       throw Error(
