@@ -9,6 +9,7 @@
 
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
+#include "../../mpi/run_on_all_ranks.h"
 #include "ddp/tree_sum.h"
 #include "lockstep/audit.h"
 #include "lockstep/ddp.h"
@@ -19,12 +20,6 @@
 namespace {
 
 lockstep::World* the_world = nullptr;
-
-class OnlyFailures : public testing::EmptyTestEventListener {
-  void OnTestPartResult(const testing::TestPartResult& result) override {
-    if (result.failed()) fmt::print(stderr, "rank {}: {}\n", the_world->rank(), result.message());
-  }
-};
 
 }  // namespace
 
@@ -118,12 +113,5 @@ int main(int argc, char** argv) {
   the_world = &world;
   at::globalContext().setAllowTF32CuBLAS(false);
   at::globalContext().setAllowTF32CuDNN(false);
-  if (world.rank() != 0) {
-    auto& listeners = testing::UnitTest::GetInstance()->listeners();
-    delete listeners.Release(listeners.default_result_printer());
-    listeners.Append(new OnlyFailures);
-  }
-  int64_t failed = RUN_ALL_TESTS() == 0 ? 0 : 1;
-  world.sum(std::span(&failed, 1));
-  return failed == 0 ? 0 : 1;
+  return lockstep::test::run_on_all_ranks(world);
 }
