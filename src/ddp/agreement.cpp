@@ -8,10 +8,10 @@
 
 #include <algorithm>
 
-#include "ddp/digest.h"
 #include "ddp/gathered.h"
 #include "lockstep/version.h"
 #include "lockstep/world.h"
+#include "store/digest.h"
 
 namespace lockstep {
 namespace {

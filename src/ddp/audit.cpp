@@ -8,9 +8,9 @@
 #include <set>
 #include <vector>
 
-#include "ddp/digest.h"
 #include "ddp/gathered.h"
 #include "lockstep/world.h"
+#include "store/digest.h"
 
 namespace lockstep {
 namespace {

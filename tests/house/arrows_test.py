@@ -16,7 +16,7 @@ MAY_INCLUDE = {
     "log": {"store"},
     "data": {"store", "log"},
     "model": set(),
-    "ddp": {"comm", "world"},
+    "ddp": {"comm", "world", "store"},
     "train": {"world", "data", "model", "ddp", "store", "log"},
     "cli": {"world", "comm", "bench", "data", "model", "ddp", "store", "log", "train"},
 }

@@ -1,4 +1,4 @@
-#include "ddp/digest.h"
+#include "store/digest.h"
 
 #include <c10/core/Layout.h>
 #include <c10/core/ScalarType.h>

@@ -1,4 +1,4 @@
-#include "ddp/digest.h"
+#include "store/digest.h"
 
 #include <ATen/ATen.h>
 
