@@ -57,6 +57,30 @@ TEST(DistributedDataParallel, TrainsAsOneProcessWithTheWholeBatch) {
   for (size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(at::allclose(ours[i], theirs[i], 1e-5, 1e-6)) << i;
 }
 
+// A run that goes on from a checkpoint builds its buckets anew.
+TEST(DistributedDataParallel, BitsDoNotDependOnTheBuckets) {
+  const auto trained = [](int64_t bucket_bytes) {
+    at::manual_seed(5);
+    auto net = std::make_shared<Mlp>();
+    DistributedDataParallel ddp(world(), net, {.bucket_bytes = bucket_bytes});
+    torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.1));
+    for (int step = 0; step < 3; ++step) {
+      const at::Tensor loss = at::cross_entropy_loss(ddp.forward(share(inputs())), share(targets()));
+      ddp.zero_grad();
+      loss.backward();
+      optimizer.step();
+    }
+    return net;
+  };
+  const auto one = trained(1'000'000);
+  for (const int64_t bucket_bytes : {1, 100, 500}) {
+    const auto several = trained(bucket_bytes);
+    for (size_t i = 0; i < one->parameters().size(); ++i) {
+      EXPECT_TRUE(at::equal(one->parameters()[i], several->parameters()[i])) << bucket_bytes << ": parameter " << i;
+    }
+  }
+}
+
 TEST(DistributedDataParallel, GradientsAreTheMeanOverRanks) {
   auto net = std::make_shared<Mlp>();
   DistributedDataParallel ddp(world(), net);

@@ -1,6 +1,7 @@
 #include "comm/mpi/allreduce.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <bit>
@@ -22,8 +23,6 @@ constexpr std::align_val_t kCacheLine{64};
 constexpr int64_t kLineElements = 64;
 constexpr size_t kMostPooledBytes = size_t{64} << 20;
 
-int64_t messages(int64_t elements, int64_t part) { return (elements + part - 1) / part; }
-
 std::vector<Round> tree_rounds(int rank, int size, int64_t count) {
   std::vector<Round> rounds;
   Range mine{0, count};
@@ -34,47 +33,48 @@ std::vector<Round> tree_rounds(int rank, int size, int64_t count) {
     const Range high{mine.first + half, mine.count - half};
     const bool upper = (rank & distance) != 0;
     const int peer = rank ^ distance;
-    rounds.push_back(
-        {.to = peer, .from = peer, .send = upper ? low : high, .receive = upper ? high : low, .combine = true});
+    rounds.push_back({.send = {{peer, upper ? low : high}}, .receive = {{peer, upper ? high : low}}, .combine = true});
     mine = upper ? high : low;
   }
   // The same way back: what was kept goes out, what was given away comes in.
   const size_t halvings = rounds.size();
   for (size_t i = halvings; i-- > 0;) {
-    const Round& there = rounds[i];
-    rounds.push_back(
-        {.to = there.to, .from = there.from, .send = there.receive, .receive = there.send, .combine = false});
+    rounds.push_back({.send = rounds[i].receive, .receive = rounds[i].send, .combine = false});
   }
   return rounds;
 }
 
-std::vector<Round> ring_rounds(int rank, int size, int64_t count) {
+// Each rank's part goes to that rank, and its sum from there to all. Messages begin with the next rank, so that not all
+// talk to one.
+std::vector<Round> direct_rounds(int rank, int size, int64_t count) {
   const auto part = [&](int index) {
-    const int64_t i = ((index % size) + size) % size;
-    const int64_t first = count * i / size;
-    return Range{first, count * (i + 1) / size - first};
+    const int64_t first = count * index / size;
+    return Range{first, count * (index + 1) / size - first};
   };
-  const int to = (rank + 1) % size;
-  const int from = (rank + size - 1) % size;
-  std::vector<Round> rounds;
-  for (int i = 0; i < size - 1; ++i) {
-    rounds.push_back({.to = to, .from = from, .send = part(rank - i), .receive = part(rank - i - 1), .combine = true});
+  std::vector<Round> rounds(2);
+  rounds[0].combine = true;
+  for (int i = 1; i < size; ++i) {
+    const int to = (rank + i) % size;
+    const int from = (rank + size - i) % size;
+    rounds[0].send.push_back({to, part(to)});
+    rounds[0].receive.push_back({from, part(rank)});
+    rounds[1].send.push_back({to, part(rank)});
+    rounds[1].receive.push_back({from, part(from)});
   }
-  for (int i = 0; i < size - 1; ++i) {
-    rounds.push_back({.to = to, .from = from, .send = part(rank + 1 - i), .receive = part(rank - i), .combine = false});
-  }
+  std::sort(rounds[0].receive.begin(), rounds[0].receive.end(),
+            [](const Message& a, const Message& b) { return a.peer < b.peer; });
   return rounds;
 }
 
 }  // namespace
 
 std::vector<Round> allreduce_rounds(int rank, int size, int64_t count, int64_t short_count) {
-  if (!std::has_single_bit(static_cast<unsigned>(size))) return ring_rounds(rank, size, count);
+  if (!std::has_single_bit(static_cast<unsigned>(size))) return direct_rounds(rank, size, count);
   if (count > short_count) return tree_rounds(rank, size, count);
   std::vector<Round> rounds;
   for (int distance = 1; distance < size; distance *= 2) {
     const int peer = rank ^ distance;
-    rounds.push_back({.to = peer, .from = peer, .send = {0, count}, .receive = {0, count}, .combine = true});
+    rounds.push_back({.send = {{peer, {0, count}}}, .receive = {{peer, {0, count}}}, .combine = true});
   }
   return rounds;
 }
@@ -121,7 +121,9 @@ AllreduceOperation::~AllreduceOperation() {
 void AllreduceOperation::start() {
   int64_t most = 0;
   for (const Round& round : rounds_) {
-    if (round.combine) most = std::max(most, round.receive.count);
+    int64_t received = 0;
+    for (const Message& message : round.receive) received += message.range.count;
+    if (round.combine) most = std::max(most, received);
   }
   if (most > 0) scratch_ = my_.pool->take(static_cast<size_t>(most * element_bytes_));
   if (round_ < rounds_.size()) begin_round();
@@ -129,41 +131,54 @@ void AllreduceOperation::start() {
 
 void AllreduceOperation::begin_round() {
   const Round& round = rounds_[round_];
-  receives_ = static_cast<size_t>(messages(round.receive.count, part_elements_));
-  const auto sends = static_cast<size_t>(messages(round.send.count, part_elements_));
-  left_ = receives_ + sends;
-  requests_.assign(left_, MPI_REQUEST_NULL);
-  done_.resize(left_);
-  const auto post = [&](size_t first_request, const Range& range, auto call) {
-    for (int64_t i = 0; i * part_elements_ < range.count; ++i) {
-      const int64_t offset = i * part_elements_;
-      call(offset, static_cast<int>(std::min(part_elements_, range.count - offset)),
-           &requests_[first_request + static_cast<size_t>(i)]);
+  requests_.clear();
+  const auto post = [&](const Message& message, char* memory, bool receive) {
+    for (int64_t done = 0; done < message.range.count; done += part_elements_) {
+      char* const at = memory + done * element_bytes_;
+      const auto count = static_cast<int>(std::min(part_elements_, message.range.count - done));
+      MPI_Request* const request = &requests_.emplace_back(MPI_REQUEST_NULL);
+      if (receive) {
+        check_mpi(MPI_Irecv(at, count, my_.type, message.peer, my_.tag, my_.comm, request), "MPI_Irecv");
+      } else {
+        check_mpi(MPI_Isend(at, count, my_.type, message.peer, my_.tag, my_.comm, request), "MPI_Isend");
+      }
     }
   };
-  char* const target = round.combine && scratch_ ? scratch_->data() : at(round.receive.first);
-  post(0, round.receive, [&](int64_t offset, int count, MPI_Request* request) {
-    check_mpi(MPI_Irecv(target + offset * element_bytes_, count, my_.type, round.from, my_.tag, my_.comm, request),
-              "MPI_Irecv");
-  });
-  post(receives_, round.send, [&](int64_t offset, int count, MPI_Request* request) {
-    check_mpi(MPI_Isend(at(round.send.first + offset), count, my_.type, round.to, my_.tag, my_.comm, request),
-              "MPI_Isend");
-  });
+  int64_t received = 0;  // elements in the scratch
+  for (const Message& message : round.receive) {
+    post(message, round.combine && scratch_ ? scratch_->data() + received * element_bytes_ : at(message.range.first),
+         true);
+    received += message.range.count;
+  }
+  receives_ = requests_.size();
+  for (const Message& message : round.send) post(message, at(message.range.first), false);
+  left_ = requests_.size();
+  done_.resize(left_);
 }
 
-void AllreduceOperation::combine(const Range& range) {
-  const int64_t offset = range.first - rounds_[round_].receive.first;
-  check_mpi(MPI_Reduce_local(scratch_->data() + offset * element_bytes_, at(range.first), static_cast<int>(range.count),
-                             my_.type, my_.op),
-            "MPI_Reduce_local");
+void AllreduceOperation::add(const char* values, char* to, int64_t count) {
+  check_mpi(MPI_Reduce_local(values, to, static_cast<int>(count), my_.type, my_.op), "MPI_Reduce_local");
+}
+
+// Adding is commutative to the bit, so what matters is which are added first.
+void AllreduceOperation::combine(const Round& round) {
+  const Range range = round.receive[0].range;
+  const auto values = [&](size_t i) {
+    return scratch_->data() + static_cast<int64_t>(i) * range.count * element_bytes_;
+  };
+  size_t next = 1;
+  while (next < round.receive.size() && round.receive[next].peer < my_.rank)
+    add(values(next++), values(0), range.count);
+  add(values(0), at(range.first), range.count);
+  for (; next < round.receive.size(); ++next) add(values(next), at(range.first), range.count);
 }
 
 bool AllreduceOperation::poll() {
   while (round_ < rounds_.size()) {
     const Round& round = rounds_[round_];
-    // Where what is sent is also what is added to, the sum waits until the message has left.
-    const bool overlaps = round.combine && round.send.first == round.receive.first;
+    // What comes from one rank alone is added part by part as it comes, unless it is also being sent.
+    const bool at_once =
+        round.combine && round.receive.size() == 1 && round.send[0].range.first != round.receive[0].range.first;
     int count = 0;
     if (left_ > 0) {
       check_mpi(
@@ -173,14 +188,16 @@ bool AllreduceOperation::poll() {
       progressed();
       left_ -= static_cast<size_t>(count);
     }
-    for (int i = 0; i < count && round.combine && !overlaps; ++i) {
+    for (int i = 0; i < count && at_once; ++i) {
       const auto request = static_cast<size_t>(done_[static_cast<size_t>(i)]);
       if (request >= receives_) continue;
+      const Range& range = round.receive[0].range;
       const int64_t offset = static_cast<int64_t>(request) * part_elements_;
-      combine({round.receive.first + offset, std::min(part_elements_, round.receive.count - offset)});
+      add(scratch_->data() + offset * element_bytes_, at(range.first + offset),
+          std::min(part_elements_, range.count - offset));
     }
     if (left_ > 0) return false;
-    if (overlaps && round.receive.count > 0) combine(round.receive);
+    if (round.combine && !at_once && round.receive[0].range.count > 0) combine(round);
     if (++round_ < rounds_.size()) begin_round();
   }
   // Now and not with this object, which may be kept for a while: the next one's sums want warm memory.
@@ -190,9 +207,14 @@ bool AllreduceOperation::poll() {
 
 std::string AllreduceOperation::waits_for() const {
   if (round_ >= rounds_.size()) return "its end";
-  const Round& round = rounds_[round_];
-  return round.from == round.to ? fmt::format("rank {}", round.from)
-                                : fmt::format("rank {} or {}", round.from, round.to);
+  std::vector<int> peers;
+  for (const auto* messages : {&rounds_[round_].receive, &rounds_[round_].send}) {
+    for (const Message& message : *messages) {
+      if (std::find(peers.begin(), peers.end(), message.peer) == peers.end()) peers.push_back(message.peer);
+    }
+  }
+  std::sort(peers.begin(), peers.end());
+  return fmt::format("rank {}", fmt::join(peers, " or "));
 }
 
 }  // namespace lockstep

@@ -19,21 +19,28 @@ struct Range {
   int64_t count = 0;
 };
 
-/// One round of a collective on one rank: `send` goes to rank `to` while `receive` comes from rank `from`, and is
-/// combined with what is there or takes its place.
+/// A part of the buffer on its way to or from another rank.
+struct Message {
+  int peer = 0;
+  Range range;
+};
+
+/// One round of a collective on one rank: all its messages are under way together. What comes in takes its place in the
+/// buffer, or, with `combine`, is added to what is there: then all of it is for one range, and the own values and those
+/// received are added in the order of the ranks.
 struct Round {
-  int to = 0;
-  int from = 0;
-  Range send;
-  Range receive;
+  std::vector<Message> send;
+  std::vector<Message> receive;
   bool combine = false;
 };
 
 /// The rounds of one rank. With a power of two of ranks: recursive halving, then doubling (R. Thakur, R. Rabenseifner,
 /// W. Gropp: Optimization of Collective Communication Operations in MPICH, 2005), the distance growing from 1, so that
 /// every element is the same binary tree over the ranks, ((0 1)(2 3))((4 5)(6 7)); up to `short_count` elements whole
-/// buffers are exchanged instead, in the same tree. Otherwise a ring. Either way each rank sends and receives about
-/// twice the buffer, and an element's sum is made in one order and has the same bits on all ranks.
+/// buffers are exchanged instead, in the same tree. Otherwise every rank adds up one part, ((0 1) 2), and sends the sum
+/// to all. Either way each rank sends and receives about twice the buffer at most, and an element's sum is made in one
+/// order wherever it lies in the buffer: its bits are the same on all ranks, and do not depend on how tensors are put
+/// into buffers.
 std::vector<Round> allreduce_rounds(int rank, int size, int64_t count, int64_t short_count);
 
 /// Buffers for received parts, used again: fresh memory of some 100 kB costs more than the sum itself.
@@ -85,7 +92,8 @@ class AllreduceOperation : public MpiOperation {
 
  private:
   void begin_round();
-  void combine(const Range& range);
+  void add(const char* values, char* to, int64_t count);
+  void combine(const Round& round);
   char* at(int64_t element) { return data_ + element * element_bytes_; }
 
   Options my_;

@@ -1,7 +1,8 @@
 // The rounds of the all-reduce, played by one process: buffers of expressions show what is added to what.
 #include <gtest/gtest.h>
 
-#include <set>
+#include <algorithm>
+#include <map>
 #include <string>
 
 #include "comm/mpi/allreduce.h"
@@ -24,19 +25,45 @@ std::vector<Buffer> play(int size, int64_t count, int64_t short_count) {
     rounds.push_back(allreduce_rounds(rank, size, count, short_count));
     EXPECT_EQ(rounds.back().size(), rounds.front().size());
   }
+  const auto sent = [&](int from, int to, size_t round) {
+    std::vector<Range> ranges;
+    for (const Message& message : rounds[static_cast<size_t>(from)][round].send) {
+      if (message.peer == to) ranges.push_back(message.range);
+    }
+    return ranges;
+  };
   for (size_t i = 0; i < rounds[0].size(); ++i) {
     const std::vector<Buffer> before = buffers;
-    for (size_t rank = 0; rank < rounds.size(); ++rank) {
-      const Round& mine = rounds[rank][i];
-      const Round& theirs = rounds[static_cast<size_t>(mine.from)][i];
-      EXPECT_EQ(theirs.to, static_cast<int>(rank)) << "a message for somebody else";
-      EXPECT_EQ(theirs.send.first, mine.receive.first);
-      EXPECT_EQ(theirs.send.count, mine.receive.count);
-      for (auto k = static_cast<size_t>(mine.receive.first);
-           k < static_cast<size_t>(mine.receive.first + mine.receive.count); ++k) {
-        const std::string& received = before[static_cast<size_t>(mine.from)][k];
-        buffers[rank][k] = mine.combine ? sum(before[rank][k], received) : received;
+    for (int rank = 0; rank < size; ++rank) {
+      const Round& mine = rounds[static_cast<size_t>(rank)][i];
+      size_t to_me = 0;
+      for (int from = 0; from < size; ++from) to_me += sent(from, rank, i).size();
+      EXPECT_EQ(to_me, mine.receive.size()) << "a message that nobody takes";
+      Buffer& buffer = buffers[static_cast<size_t>(rank)];
+      for (const Message& message : mine.receive) {
+        const auto ranges = sent(message.peer, rank, i);
+        EXPECT_EQ(ranges.size(), 1U);
+        if (ranges.size() != 1) continue;
+        EXPECT_EQ(ranges[0].first, message.range.first);
+        EXPECT_EQ(ranges[0].count, message.range.count);
       }
+      if (mine.receive.empty()) continue;
+      const auto elements = [](const Range& range, const auto& visit) {
+        for (int64_t k = range.first; k < range.first + range.count; ++k) visit(static_cast<size_t>(k));
+      };
+      if (!mine.combine) {
+        for (const Message& message : mine.receive) {
+          elements(message.range, [&](size_t k) { buffer[k] = before[static_cast<size_t>(message.peer)][k]; });
+        }
+        continue;
+      }
+      elements(mine.receive[0].range, [&](size_t k) {  // in the order of the ranks, the own value among them
+        std::map<int, std::string> values = {{rank, before[static_cast<size_t>(rank)][k]}};
+        for (const Message& message : mine.receive) values[message.peer] = before[static_cast<size_t>(message.peer)][k];
+        std::string total;
+        for (const auto& [peer, value] : values) total = total.empty() ? value : sum(total, value);
+        buffer[k] = total;
+      });
     }
   }
   return buffers;
@@ -67,11 +94,20 @@ TEST(AllreduceRounds, APowerOfTwoOfRanksAddsInOneBinaryTree) {
   }
 }
 
+TEST(AllreduceRounds, AnyOtherNumberAddsInTheOrderOfTheRanksWhereverAnElementLies) {
+  for (const int64_t short_count : {0, 100}) {
+    const auto buffers = play(5, 37, short_count);
+    for (const std::string& element : buffers[0]) EXPECT_EQ(element, "((((0 1) 2) 3) 4)");
+  }
+}
+
 TEST(AllreduceRounds, NoRankSendsMoreThanTwiceTheBuffer) {
   for (int size = 2; size <= 9; ++size) {
     for (int rank = 0; rank < size; ++rank) {
       int64_t sent = 0;
-      for (const Round& round : allreduce_rounds(rank, size, 5040, 0)) sent += round.send.count;
+      for (const Round& round : allreduce_rounds(rank, size, 5040, 0)) {
+        for (const Message& message : round.send) sent += message.range.count;
+      }
       EXPECT_LE(sent, 2 * 5040) << size;
     }
   }
