@@ -43,7 +43,8 @@ class World {
   struct Options {
     /// LibTorch's threads on this rank; 0: the cores of the affinity mask divided by the local ranks that share them.
     int threads = 0;
-    double deadline_s = 0;  ///< as set_deadline
+    double deadline_s = 0;        ///< as set_deadline
+    double start_deadline_s = 0;  ///< seconds that MPI may take to start on all ranks; 0: for ever. After them: exit 75
     /// As choose_device. The CPU unless asked for, so that a program which knows nothing of GPUs runs as it is.
     DeviceWish device = DeviceWish::cpu;
     std::string interface = {};
@@ -87,9 +88,21 @@ class World {
   /// over all ranks comes out wrong or not in time. Include <torch/csrc/distributed/c10d/ProcessGroup.hpp> to use it.
   const c10::intrusive_ptr<c10d::ProcessGroup>& process_group();
 
-  /// Local: seconds that a collective or message may wait for other ranks before it fails with Error (rank_lost), and
-  /// with it all that follow; 0, the default: for ever. Holds for the calls after it, on the process group too.
+  /// Local: seconds that a collective or message may wait for other
+  /// ranks before it fails with Error (rank_lost), and with it all that follow; 0, the default: for ever. Holds for the
+  /// calls after it, on the process group too. When it has passed, the other ranks are asked what they do, and the
+  /// error names those that do not answer, or have not come to this operation and what they do instead. The same
+  /// seconds are the limit of what doing() was told last.
   void set_deadline(double seconds);
+
+  /// Local: what this rank does from now on, for other ranks' messages and the flight record. `what` is a literal such
+  /// as "forward"; a call costs some ten nanoseconds. With a deadline, the job ends with code 75 when the next call
+  /// takes longer than that to come; `doing(nullptr, 0)` lifts this.
+  void doing(const char* what, int64_t step);
+
+  /// Local: the folder for flight-rank-N.json, the last 200 operations of each rank that can still write it when the
+  /// job fails.
+  void set_flight_folder(const std::string& folder);
 
   /// Local: seconds that this rank's threads have spent waiting for communication so far.
   double comm_wait_s() const;

@@ -1,11 +1,13 @@
 #include "world/comm_thread.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "lockstep/error.h"
@@ -32,6 +34,11 @@ constexpr microseconds kLongestSleep{500};
 // How long and how often MPI is looked at when nothing is under way, with several hosts.
 constexpr milliseconds kLinger{50};
 constexpr microseconds kLingerLook{500};
+// How often questions of other ranks are looked for, when nothing else is to be done and at most.
+constexpr milliseconds kListenIdle{200};
+constexpr milliseconds kListen{20};
+// How long answers are waited for.
+constexpr milliseconds kAnswer{1000};
 
 // Where operations that failed end: MPI may go on writing to their buffers, so they are kept for as long as the process
 // lives.
@@ -61,6 +68,9 @@ CommThread::~CommThread() {
   }
   wake_.notify_all();
   if (thread_.joinable()) thread_.join();
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  if (finalized != 0) static_cast<void>(roll_call_.release());  // its requests went with MPI
 }
 
 void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
@@ -77,6 +87,8 @@ void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
           operation->submitted_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
     }
     active_.push_back(operation);
+    flight_.begun(operation->number_, operation->name_, operation->bytes_,
+                  watch_ ? watch_->where() : Whereabouts::Now{}, operation->submitted_);
     if (failure_) {
       fail(failure_, ended);
     } else {
@@ -87,7 +99,7 @@ void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
       }
     }
     if (mode != Mode::in_wait && !active_.empty()) {
-      if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
+      start_thread();
       wake = sleep_ == Sleep::until_woken || (sleep_ == Sleep::short_while && mode == Mode::beside);
     }
   }
@@ -109,17 +121,10 @@ CommThread::Operations CommThread::advance(bool& progress) {
     moved_ = progress || !ended.empty();
     if (!ended.empty()) remove_from_active(ended);
     const auto now = Clock::now();
-    for (const auto& operation : active_) {
-      if (now < operation->deadline_) continue;
-      throw Error(
-          ExitCode::rank_lost,
-          fmt::format("{} (operation {}, {} bytes) has waited {:.1f} s for {}", operation->name_, operation->number_,
-                      operation->bytes_, std::chrono::duration<double>(now - operation->submitted_).count(),
-                      operation->waits_for()),
-          "a rank or its host was lost or stands still; look at its last messages, then start again from the "
-          "last weights");
-    }
+    for (const auto& operation : ended) flight_.ended(operation->number_, true, now);
     if (!ended.empty()) last_end_ = now;
+    attend(now);
+    check_deadlines(now);
   } catch (...) {
     fail(std::current_exception(), ended);
   }
@@ -134,13 +139,105 @@ void CommThread::remove_from_active(const Operations& ended) {
 void CommThread::fail(std::exception_ptr error, Operations& ended) {
   failure_ = std::move(error);
   remove_from_active(ended);
-  for (const auto& operation : active_) operation->error_ = failure_;
+  for (const auto& operation : active_) {
+    operation->error_ = failure_;
+    flight_.ended(operation->number_, false, Clock::now());
+  }
   keep_for_ever(active_);
   ended.insert(ended.end(), active_.begin(), active_.end());
   active_.clear();
 }
 
+void CommThread::start_thread() {
+  if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
+}
+
+void CommThread::watch(Watch watch) {
+  const std::lock_guard lock(mutex_);
+  watch_ = std::move(watch);
+  roll_call_ = std::make_unique<RollCall>(watch_->comm, [this] { return presence(); });
+  start_thread();
+}
+
+std::string CommThread::flight_json(const FlightRecord::Head& head) {
+  std::unique_lock lock(mutex_, std::defer_lock);
+  for (int i = 0; i < 100 && !lock.try_lock(); ++i) std::this_thread::sleep_for(milliseconds(10));
+  return lock.owns_lock() ? flight_.json(head, Clock::now()) : "";
+}
+
+Presence CommThread::presence() const {
+  Presence mine;
+  const Whereabouts::Now where = watch_->where();
+  mine.step = where.step;
+  mine.seconds = where.seconds;
+  mine.begun = submitted_;
+  if (where.doing != nullptr) std::strncpy(mine.doing, where.doing, sizeof mine.doing - 1);
+  if (!active_.empty()) std::strncpy(mine.operation, active_[0]->name_.c_str(), sizeof mine.operation - 1);
+  return mine;
+}
+
+void CommThread::attend(Clock::time_point now) {
+  if (!roll_call_ || failure_ || now - listened_ < kListen) return;
+  listened_ = now;
+  if (roll_call_->listen()) was_asked_ = true;
+}
+
+void CommThread::check_deadlines(Clock::time_point now) {
+  const auto late =
+      std::find_if(active_.begin(), active_.end(), [&](const auto& operation) { return now >= operation->deadline_; });
+  if (late == active_.end()) {
+    asked_at_.reset();  // what was late has come
+  } else if (!roll_call_) {
+    tell_missing(**late, now);
+  } else if (!asked_at_) {
+    asked_at_ = now;
+    roll_call_->ask();
+  } else if (roll_call_->complete() || now - *asked_at_ > kAnswer) {
+    tell_missing(**late, now);
+  }
+}
+
+void CommThread::tell_missing(const MpiOperation& late, Clock::time_point now) const {
+  const auto seconds = [&](Clock::time_point since) { return std::chrono::duration<double>(now - since).count(); };
+  std::string what = fmt::format("{} (operation {}, {} bytes)", late.name_, late.number_, late.bytes_);
+  if (watch_ && watch_->where().doing != nullptr) {
+    what += fmt::format(" in {} of step {}", watch_->where().doing, watch_->where().step);
+  }
+  what += fmt::format(" has waited {:.1f} s for ", seconds(late.submitted_));
+  const char* const go_on = "then start again with --resume auto";
+  std::vector<std::string> silent;
+  std::vector<std::string> behind;
+  if (roll_call_) {
+    const auto& answers = roll_call_->answers();
+    for (size_t rank = 0; rank < answers.size(); ++rank) {
+      const std::string place = watch_->place(static_cast<int>(rank));
+      if (place.empty()) continue;  // this rank
+      if (!answers[rank]) {
+        silent.push_back(place);
+      } else if (answers[rank]->begun < late.number_) {
+        const Presence& there = *answers[rank];
+        behind.push_back(fmt::format("{}, which is alive but {:.1f} s in {} of step {}", place, there.seconds,
+                                     there.doing[0] == '\0' ? "its own work" : there.doing, there.step));
+      }
+    }
+  }
+  if (!silent.empty()) {
+    throw Error(ExitCode::rank_lost,
+                fmt::format("{}{}: no answer, and nothing heard for {:.1f} s", what, fmt::join(silent, " and "),
+                            seconds(last_end_ == Clock::time_point() ? late.submitted_ : last_end_)),
+                fmt::format("it stands still, is dead or cut off: look at it and its host, {}", go_on));
+  }
+  if (!behind.empty()) {
+    throw Error(ExitCode::rank_lost, fmt::format("{}{}", what, fmt::join(behind, " and ")),
+                fmt::format("if it is only slow, raise watch.deadline_s; else look at what holds it up, {}", go_on));
+  }
+  throw Error(
+      ExitCode::rank_lost, what + late.waits_for() + (roll_call_ ? "; every rank answers" : ""),
+      fmt::format("a rank stands still, or messages between ranks do not arrive; look at their hosts, {}", go_on));
+}
+
 void CommThread::finish(const Operations& ended) {
+  if (was_asked_.load(std::memory_order_relaxed) && was_asked_.exchange(false)) watch_->on_asked();
   if (ended.empty()) return;
   std::shared_ptr<CommunicationObserver> observer;
   {
@@ -247,10 +344,19 @@ void CommThread::loop() {
         wake_.wait_for(lock, kLingerLook);
         int there = 0;
         if (!stop_ && active_.empty()) MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &there, MPI_STATUS_IGNORE);
+      } else if (roll_call_ && !failure_) {
+        wake_.wait_for(lock, kListenIdle);
       } else {
         wake_.wait(lock);
       }
       sleep_ = Sleep::none;
+      if (!stop_ && roll_call_ && active_.empty()) {
+        bool progress = false;
+        const Operations ended = advance(progress);
+        lock.unlock();
+        finish(ended);
+        lock.lock();
+      }
     } else if (waiters_.load() > 0) {
       wake_.wait_for(lock, milliseconds(1));  // they look
     } else {

@@ -11,11 +11,15 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "world/flight_record.h"
 #include "world/observe.h"
+#include "world/roll_call.h"
+#include "world/whereabouts.h"
 
 namespace lockstep {
 
@@ -84,9 +88,10 @@ class RequestOperation : public MpiOperation {
 /// - whoever waits moves them on itself, without the delay of waking another thread. It spins for a short while, then
 ///   sleeps.
 ///
-/// After an MPI error or a passed deadline nothing more can be hoped for from MPI: every operation under way and every
-/// later one fails with that same Error (ExitCode::rank_lost). MPI may still write to buffers of failed operations, so
-/// these are never freed. Used from any thread.
+/// When a deadline has passed the other ranks are asked what they do (watch()), and the error names those that are
+/// missing. After an MPI error or a passed deadline nothing more can be hoped for from MPI: every operation under way
+/// and every later one fails with that same Error (ExitCode::rank_lost). MPI may still write to buffers of failed
+/// operations, so these are never freed. Used from any thread.
 class CommThread {
  public:
   /// `comm` is looked at between operations when `several_hosts`: a message that MPI calls sent may still lie in this
@@ -98,6 +103,19 @@ class CommThread {
   CommThread& operator=(const CommThread&) = delete;
 
   bool several_hosts() const { return several_hosts_; }
+
+  struct Watch {
+    MPI_Comm comm;                               ///< of its own, for the roll call; alive as long as this object
+    std::function<std::string(int rank)> place;  ///< such as "rank 2 on host b"
+    std::function<Whereabouts::Now()> where;     ///< of this rank
+    std::function<void()> on_asked;              ///< another rank's deadline has passed; in any thread
+  };
+  /// From now on a thread of ours answers other ranks' roll calls, also while this rank computes, and a passed deadline
+  /// makes one. Once, before anything is submitted.
+  void watch(Watch watch);
+
+  /// The last operations, as FlightRecord::json. Any thread; empty when the lock is not to be had within a second.
+  std::string flight_json(const FlightRecord::Head& head);
 
   /// Starts `operation`. Who moves it on: the thread, while the program computes; whoever waits, the thread looking
   /// every ten milliseconds only, in case that nobody does; or nobody until wait().
@@ -118,6 +136,8 @@ class CommThread {
   void set_deadline(double seconds) { deadline_s_.store(seconds); }
   double deadline_s() const { return deadline_s_.load(); }
 
+  bool anybody_waits() const { return waiters_.load() > 0; }
+
   /// Seconds that callers have spent in wait and wait_all so far.
   double waited_s() const { return static_cast<double>(waited_ns_.load()) * 1e-9; }
 
@@ -135,6 +155,11 @@ class CommThread {
   void remove_from_active(const Operations& ended);        // under the lock
   void fail(std::exception_ptr error, Operations& ended);  // under the lock
   void finish(const Operations& ended);                    // without the lock
+  void start_thread();                                     // under the lock
+  void attend(Clock::time_point now);                      // under the lock: the roll call
+  void check_deadlines(Clock::time_point now);             // under the lock: throws when one has passed
+  [[noreturn]] void tell_missing(const MpiOperation& late, Clock::time_point now) const;
+  Presence presence() const;
   template <typename Done>
   bool drive(Done done, std::chrono::nanoseconds timeout);
 
@@ -152,6 +177,12 @@ class CommThread {
   std::exception_ptr failure_;
   std::shared_ptr<CommunicationObserver> observer_;
   Clock::time_point last_end_;
+  FlightRecord flight_;
+  std::optional<Watch> watch_;
+  std::unique_ptr<RollCall> roll_call_;
+  Clock::time_point listened_;
+  std::optional<Clock::time_point> asked_at_;  // while a roll call of ours is under way
+  std::atomic<bool> was_asked_ = false;
   enum class Sleep { none, short_while, until_woken } sleep_ = Sleep::none;
   bool moved_ = false;  // the last look found something done
   uint64_t looks_ = 0;

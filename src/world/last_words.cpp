@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "lockstep/world.h"
+#include "world/world_impl.h"
 
 namespace lockstep {
 namespace {
@@ -58,6 +59,7 @@ void end_job(World& world, const Error& error) noexcept {
     for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
   }
   print_error(error, place_of(world));
+  world.impl().write_flight(error.what());
   world.abort(static_cast<int>(error.code()));
 }
 

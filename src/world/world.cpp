@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -64,11 +65,16 @@ World::World() : World(Options{}) {}
 
 World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   impl_->exceptions_at_start = std::uncaught_exceptions();
+  const ProcessLimit limit(
+      options.start_deadline_s,
+      Error(ExitCode::rank_lost, fmt::format("MPI did not start within {:g} s", options.start_deadline_s),
+            "a rank did not come up or stands still; look at the hosts, then start again"));
   start_mpi();
   Impl& world = *impl_;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &world.comm), "MPI_Comm_dup");
   MPI_Comm_set_errhandler(world.comm, MPI_ERRORS_RETURN);
   check_mpi(MPI_Comm_dup(world.comm, &world.messages), "MPI_Comm_dup");
+  check_mpi(MPI_Comm_dup(world.comm, &world.roll_call), "MPI_Comm_dup");
   MPI_Comm_rank(world.comm, &world.rank);
   MPI_Comm_size(world.comm, &world.size);
   world.host = host_name();
@@ -96,7 +102,8 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   std::vector<std::vector<int>> masks;
   for (const std::string& text : texts) {
     const size_t bar = text.rfind('|');
-    if (text.substr(0, bar) != world.host) continue;
+    world.hosts_of_ranks.push_back(text.substr(0, bar));
+    if (world.hosts_of_ranks.back() != world.host) continue;
     std::vector<int>& mask = masks.emplace_back();
     for (const char* at = text.c_str() + bar + 1; *at != '\0';) {
       char* end = nullptr;
@@ -107,11 +114,12 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   world.cores = static_cast<int>(mine.size());
   world.sharers = ranks_sharing(masks, mine);
   set_threads(options.threads);
-  world.comm_thread->set_deadline(options.deadline_s);
+  set_deadline(options.deadline_s);
   try {
     choose_device(options.device, options.interface);
   } catch (const AgreedError&) {
     // All ranks know of it, so all can end in order; there will be no destructor.
+    world.watchdog.reset();
     world.comm_thread.reset();
     MPI_Finalize();
     throw;
@@ -126,12 +134,20 @@ World::~World() {
   // the launcher, which sees a process end that did not finalize, ends the job.
   const bool in_order =
       finalized == 0 && world.comm_thread->at_rest() && std::uncaught_exceptions() <= world.exceptions_at_start;
+  world.where.enter(nullptr, 0);
+  world.watchdog.reset();
   if (in_order && world.before_end) world.before_end();
   // NCCL's part of a group that is not in order would wait for GPUs that may stand still: the process's end is its end.
   if (!in_order && world.before_end) new std::shared_ptr<void>(world.process_group);
   world.process_group.reset();
+  const double deadline_s = world.comm_thread->deadline_s();
   world.comm_thread.reset();
   if (!in_order) return;
+  const ProcessLimit limit(deadline_s,
+                           Error(ExitCode::rank_lost, fmt::format("MPI did not end within {:g} s", deadline_s),
+                                 "a rank stands still or was lost after its last step; the run's files are "
+                                 "complete if it says so above"));
+  MPI_Comm_free(&world.roll_call);
   MPI_Comm_free(&world.messages);
   MPI_Comm_free(&world.comm);
   MPI_Finalize();
@@ -190,7 +206,41 @@ void give_gpus(World& world, DeviceWish wish, const VisibleGpus& mine) {
   impl.device = c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
-void World::set_deadline(double seconds) { impl_->comm_thread->set_deadline(seconds); }
+void World::set_deadline(double seconds) {
+  impl_->comm_thread->set_deadline(seconds);
+  if (seconds <= 0 || impl_->watchdog) return;
+  impl_->watchdog = std::make_unique<Watchdog>(*this);
+  if (size() == 1) return;
+  impl_->comm_thread->watch({.comm = impl_->roll_call,
+                             .place =
+                                 [this](int other) {
+                                   return other == rank()
+                                              ? ""
+                                              : fmt::format("rank {} on {}", other,
+                                                            impl_->hosts_of_ranks[static_cast<size_t>(other)]);
+                                 },
+                             .where = [this] { return impl_->where.now(); },
+                             .on_asked = [this] { impl_->write_flight("another rank asked who is there"); }});
+}
+
+void World::doing(const char* what, int64_t step) { impl_->where.enter(what, step); }
+
+void World::set_flight_folder(const std::string& folder) {
+  const std::lock_guard lock(impl_->flight_mutex);
+  impl_->flight_folder = folder;
+}
+
+void World::Impl::write_flight(const std::string& reason) noexcept {
+  const std::lock_guard lock(flight_mutex);  // threads that fail together write one after the other
+  if (flight_folder.empty()) return;
+  try {
+    const std::string text =
+        comm_thread->flight_json({.rank = rank, .size = size, .host = host, .reason = reason, .where = where.now()});
+    std::ofstream(fmt::format("{}/flight-rank-{}.json", flight_folder, rank)) << text;
+  } catch (...) {  // the failure itself is told elsewhere
+  }
+}
+
 double World::comm_wait_s() const { return impl_->comm_thread->waited_s(); }
 
 void observe_communication(World& world, CommunicationObserver observer) {

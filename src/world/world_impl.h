@@ -5,24 +5,34 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "lockstep/world.h"
 #include "world/comm_thread.h"
 #include "world/gpus.h"
+#include "world/watchdog.h"
+#include "world/whereabouts.h"
 
 namespace lockstep {
 
 struct World::Impl {
   MPI_Comm comm = MPI_COMM_NULL;      // a duplicate of MPI_COMM_WORLD that returns errors
   MPI_Comm messages = MPI_COMM_NULL;  // another, for the messages that our own collectives are made of
+  MPI_Comm roll_call = MPI_COMM_NULL;
   std::unique_ptr<CommThread> comm_thread;
+  Whereabouts where;
+  std::mutex flight_mutex;
+  std::string flight_folder;  // under the mutex: where flight-rank-N.json goes; empty: nowhere
+  std::unique_ptr<Watchdog> watchdog;
   int rank = 0;
   int size = 1;
   int local_rank = 0;
   int local_size = 1;
   int hosts = 1;
   std::string host;
+  std::vector<std::string> hosts_of_ranks;
   int cores = 1;
   int sharers = 1;  // local ranks whose affinity mask overlaps ours, this one included
   int threads = 1;
@@ -37,6 +47,8 @@ struct World::Impl {
 
   /// Runs one of MPI's nonblocking collectives to its end.
   void run(const char* name, std::size_t bytes, RequestOperation::Post post);
+  /// flight-rank-N.json, where a folder is known. Any thread; never throws.
+  void write_flight(const std::string& reason) noexcept;
   template <typename T>
   void sum(std::span<T> values, MPI_Datatype type);
 };

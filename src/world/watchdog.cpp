@@ -1,0 +1,74 @@
+#include "world/watchdog.h"
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "world/last_words.h"
+#include "world/launcher.h"
+#include "world/world_impl.h"
+
+namespace lockstep {
+namespace {
+
+// What the comm thread needs for a roll call and for the end of the job.
+constexpr double kGraceWhileWaiting_s = 10;
+
+}  // namespace
+
+Watchdog::Watchdog(World& world) : world_(world), thread_([this] { loop(); }) {}
+
+Watchdog::~Watchdog() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+void Watchdog::loop() {
+  pthread_setname_np(pthread_self(), "lockstep-watch");
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    const CommThread& comm = *world_.impl().comm_thread;
+    const double deadline = comm.deadline_s();
+    const double look = deadline > 0 ? std::clamp(deadline / 20, 0.02, 1.0) : 1.0;
+    wake_.wait_for(lock, std::chrono::duration<double>(look));
+    const Whereabouts::Now now = world_.impl().where.now();
+    const double most = comm.deadline_s() + (comm.anybody_waits() ? kGraceWhileWaiting_s : 0);
+    if (stop_ || comm.deadline_s() <= 0 || now.doing == nullptr || now.seconds < most) continue;
+    end_job(world_, Error(ExitCode::rank_lost,
+                          fmt::format("{} of step {} has taken {:.1f} s, longer than the deadline", now.doing, now.step,
+                                      now.seconds),
+                          "if it is only slow, raise watch.deadline_s; else look at what holds it up (disk, device), "
+                          "then start again with --resume auto"));
+  }
+}
+
+ProcessLimit::ProcessLimit(double seconds, Error error) {
+  if (seconds <= 0) return;
+  thread_ = std::thread([this, seconds, error = std::move(error)] {
+    std::unique_lock lock(mutex_);
+    if (over_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return done_; })) return;
+    // Ranks that wait for one and the same: the lowest speaks, and the launcher ends the others.
+    std::this_thread::sleep_for(std::chrono::milliseconds(100) * std::min(launcher_rank(), 20));
+    print_error(error, fmt::format("rank {}", launcher_rank()));
+    _exit(static_cast<int>(error.code()));
+  });
+}
+
+ProcessLimit::~ProcessLimit() {
+  {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+  }
+  over_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+}  // namespace lockstep

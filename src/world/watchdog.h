@@ -1,0 +1,51 @@
+// Sees to it that no rank stands still unnoticed, also where no other rank waits for it.
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "lockstep/error.h"
+
+namespace lockstep {
+
+class World;
+
+/// A thread that ends the job when this rank has been doing one thing (World::doing) for longer than the deadline: a
+/// file system that hangs, a device that does not answer. While the rank waits for others the comm thread knows better
+/// who is missing, so this one then only steps in when that does not end the job.
+class Watchdog {
+ public:
+  explicit Watchdog(World& world);
+  ~Watchdog();
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+ private:
+  void loop();
+
+  World& world_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+/// Ends this process with the error's code when it lives longer than `seconds` (0: for ever). For the start and the end
+/// of MPI, between which alone a job can be aborted: the launcher ends the other ranks when it sees one go like that.
+class ProcessLimit {
+ public:
+  ProcessLimit(double seconds, Error error);
+  ~ProcessLimit();
+  ProcessLimit(const ProcessLimit&) = delete;
+  ProcessLimit& operator=(const ProcessLimit&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable over_;
+  bool done_ = false;
+  std::thread thread_;
+};
+
+}  // namespace lockstep
