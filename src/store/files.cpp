@@ -74,6 +74,22 @@ bool sync_folder(const std::string& folder) {
   return descriptor && (sync(descriptor.number()) || errno == EINVAL) && descriptor.close();
 }
 
+// Removes the file unless told that its name is gone.
+class Temporary {
+ public:
+  explicit Temporary(const std::string& name) : name_(name) {}
+  ~Temporary() {
+    if (!gone_) ::unlink(name_.c_str());
+  }
+  Temporary(const Temporary&) = delete;
+  Temporary& operator=(const Temporary&) = delete;
+  void is_gone() { gone_ = true; }
+
+ private:
+  const std::string& name_;
+  bool gone_ = false;
+};
+
 // A new empty file beside `path`: its name and its descriptor.
 std::pair<std::string, Descriptor> open_beside(const std::string& path) {
   static std::atomic<unsigned> counter{0};
@@ -104,17 +120,37 @@ Descriptor open_file(const std::string& path, int flags, unsigned mode) {
   return Descriptor(number);
 }
 
-void write_durably(const std::string& path, std::string_view bytes) {
-  auto [temporary, file] = open_beside(path);
+void write_durably(const std::string& path, std::string_view bytes, const std::function<void(WriteStage)>& at) {
+  auto [name, file] = open_beside(path);
   if (!file) throw file_error("write", path, errno);
-  const bool moved = write_all(file.number(), bytes) && sync(file.number()) && file.close() &&
-                     ::rename(temporary.c_str(), path.c_str()) == 0;
-  if (!moved) {
-    const int error_number = errno;
-    ::unlink(temporary.c_str());
-    throw file_error("write", path, error_number);
-  }
+  Temporary temporary(name);
+  const auto demand = [&path](bool done) {
+    if (!done) throw file_error("write", path, errno);
+  };
+  const auto tell = [&at](WriteStage stage) {
+    if (at) at(stage);
+  };
+  const std::size_t half = bytes.size() / 2;
+  demand(write_all(file.number(), bytes.substr(0, half)));
+  tell(WriteStage::half_written);
+  demand(write_all(file.number(), bytes.substr(half)) && sync(file.number()) && file.close());
+  tell(WriteStage::written);
+  demand(::rename(name.c_str(), path.c_str()) == 0);
+  temporary.is_gone();
+  tell(WriteStage::renamed);
   if (!sync_folder(folder_of(path))) throw file_error("make durable", path, errno);
+}
+
+bool is_temporary(std::string_view name) {
+  const auto ends_in_number = [&name](std::string_view before) {
+    const std::size_t digits = name.size() - (name.find_last_not_of("0123456789") + 1);
+    if (digits == 0 || digits == name.size()) return false;
+    name.remove_suffix(digits);
+    if (!name.ends_with(before)) return false;
+    name.remove_suffix(before.size());
+    return true;
+  };
+  return ends_in_number("-") && ends_in_number(".tmp-") && !name.empty();
 }
 
 std::string read_file(const std::string& path) {

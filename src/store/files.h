@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,10 +37,21 @@ class Descriptor {
 /// open(2), closed on exec, tried again when a signal interrupts it. False with errno on failure.
 Descriptor open_file(const std::string& path, int flags, unsigned mode = 0);
 
+/// How far write_durably has come.
+enum class WriteStage {
+  half_written,  ///< half of the bytes are in the temporary file
+  written,       ///< all bytes are on the disk, still under the temporary name
+  renamed,       ///< `path` is the new file; its folder is not fsynced yet
+};
+
 /// Replaces `path` by a file of these bytes, or leaves it as it was: written to a temporary file in the same folder,
 /// fsynced, renamed, folder fsynced. When it returns, the file survives a power cut; when it throws, the temporary file
-/// is gone. A crash may leave one, named PATH.tmp-PID-N. Throws Error (io).
-void write_durably(const std::string& path, std::string_view bytes);
+/// is gone. A crash may leave one, named PATH.tmp-PID-N. `at` is called at each stage; what it throws passes on, and
+/// before the rename leaves `path` as it was. Throws Error (io).
+void write_durably(const std::string& path, std::string_view bytes, const std::function<void(WriteStage)>& at = {});
+
+/// Whether a file's name is that of a temporary file of write_durably.
+bool is_temporary(std::string_view name);
 
 /// The bytes of a file. Throws Error: missing when there is none, io when it cannot be read.
 std::string read_file(const std::string& path);

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <functional>
+#include <stdexcept>
+#include <vector>
 
 #include "../expect_error.h"
 #include "../temporary_folder.h"
@@ -113,6 +115,48 @@ TEST(WriteDurably, LeavesNothingWhenItCannotRename) {
   std::filesystem::create_directories(folder / "file/below");
   expect_error(ExitCode::io, {folder / "file"}, [&] { write_durably(folder / "file", "x"); });
   EXPECT_EQ(folder.entries(), 1u);
+}
+
+TEST(WriteDurably, TellsEachStageAndWhatIsOnTheDiskThen) {
+  TemporaryFolder folder;
+  const std::string path = folder / "file";
+  put_file(path, "old");
+  const auto temporary = [&] {
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
+      if (is_temporary(entry.path().filename().string())) return entry.path().string();
+    return std::string();
+  };
+  std::vector<std::string> seen;
+  write_durably(path, "abcdef", [&](WriteStage stage) {
+    const char* names[] = {"half", "written", "renamed"};
+    const std::string other = temporary();
+    seen.push_back(std::string(names[static_cast<int>(stage)]) + " " + bytes_of(path) + " " +
+                   (other.empty() ? "-" : bytes_of(other)));
+  });
+  EXPECT_EQ(seen, (std::vector<std::string>{"half old abc", "written old abcdef", "renamed abcdef -"}));
+}
+
+TEST(WriteDurably, WhatAnObserverThrowsPassesOnAndLeavesNoTemporaryFile) {
+  for (const WriteStage bad : {WriteStage::half_written, WriteStage::written, WriteStage::renamed}) {
+    TemporaryFolder folder;
+    const std::string path = folder / "file";
+    put_file(path, "old");
+    EXPECT_THROW(write_durably(path, "new",
+                               [&](WriteStage stage) {
+                                 if (stage == bad) throw std::domain_error("fenced");
+                               }),
+                 std::domain_error);
+    EXPECT_EQ(bytes_of(path), bad == WriteStage::renamed ? "new" : "old");
+    EXPECT_EQ(folder.entries(), 1u);
+  }
+}
+
+TEST(IsTemporary, KnowsTheNamesOfWriteDurablyOnly) {
+  for (const char* name : {"a.tmp-1-0", "step-0000001.safetensors.tmp-4711-12", "latest.tmp-9-9"})
+    EXPECT_TRUE(is_temporary(name)) << name;
+  for (const char* name : {"", "a", "a.tmp", "a.tmp-", "a.tmp-1", "a.tmp-1-", "a.tmp--1", "a.tmp-x-1", "a.tmp-1-x",
+                           "tmp-1-2", ".tmp-1-2", "1", "1-2", "step-0000001.safetensors"})
+    EXPECT_FALSE(is_temporary(name)) << name;
 }
 
 TEST(ReadFile, GivesTheBytes) {
