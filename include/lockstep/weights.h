@@ -1,4 +1,4 @@
-// Named tensors in files that Python opens: .pth.
+// Named tensors in files that Python opens: .pth and .safetensors.
 #pragma once
 
 #include <string>
@@ -33,5 +33,14 @@ void save_pth(const std::string& path, const NamedTensors& tensors);
 /// `torch.save(dict(...))`, in its order. The checksums in the file are verified, and no code in it is run. Local.
 /// Throws Error: ExitCode::missing, ExitCode::damaged (not such a file, torn, or changed), ExitCode::io.
 NamedTensors load_pth(const std::string& path);
+
+/// Writes a file that Python's `safetensors.torch.load_file(path)` reads; durable as save_pth. Tensors of larger
+/// elements come first in it, otherwise they keep their order. Local. Throws Error (ExitCode::io).
+void save_safetensors(const std::string& path, const NamedTensors& tensors);
+
+/// Reads weights, whatever the file is called: a .pth as load_pth; a safetensors file; of a checkpoint of Lockstep,
+/// when every byte matches its checksums, the tensors of its model. Local. Throws Error: ExitCode::missing,
+/// ExitCode::damaged, ExitCode::io.
+NamedTensors load_weights(const std::string& path);
 
 }  // namespace lockstep

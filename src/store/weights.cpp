@@ -12,8 +12,10 @@
 #include <unordered_map>
 
 #include "lockstep/error.h"
+#include "store/checkpoint.h"
 #include "store/files.h"
 #include "store/pickle_reader.h"
+#include "store/safetensors.h"
 #include "store/zip_reader.h"
 
 namespace lockstep {
@@ -67,6 +69,28 @@ std::string pth_bytes(const NamedTensors& tensors) {
   return archive;
 }
 
+NamedTensors model_of(const Checkpoint& checkpoint) {
+  NamedTensors tensors;
+  for (const auto& [name, tensor] : checkpoint.tensors) {
+    if (name.starts_with(kModelPrefix)) tensors.emplace_back(name.substr(kModelPrefix.size()), tensor);
+  }
+  if (tensors.empty()) throw Malformed("it is a checkpoint without a model");
+  return tensors;
+}
+
+Error unreadable(const std::string& path, const Malformed& problem, std::string hint) {
+  return Error(ExitCode::damaged, fmt::format("{} is not a readable file of weights: {}", path, problem.what()),
+               std::move(hint));
+}
+
+NamedTensors read_pth(const std::string& path, const std::string& bytes) {
+  try {
+    return read_pickled_tensors(ZipReader(bytes));
+  } catch (const Malformed& problem) {
+    throw unreadable(path, problem, "in Python, `torch.save(dict(net.state_dict()), path)` writes such a file");
+  }
+}
+
 }  // namespace
 
 NamedTensors state_dict(const torch::nn::Module& module) {
@@ -105,13 +129,25 @@ void load_state_dict(torch::nn::Module& module, const NamedTensors& tensors, con
 
 void save_pth(const std::string& path, const NamedTensors& tensors) { write_durably(path, pth_bytes(tensors)); }
 
-NamedTensors load_pth(const std::string& path) {
+NamedTensors load_pth(const std::string& path) { return read_pth(path, read_file(path)); }
+
+void save_safetensors(const std::string& path, const NamedTensors& tensors) {
+  write_durably(path, safetensors_bytes(tensors, {{"format", "pt"}}));
+}
+
+NamedTensors load_weights(const std::string& path) {
   const std::string bytes = read_file(path);
+  // Where the JSON of a safetensors file begins, a zip archive has a number that is never '{': how it is compressed.
+  const bool safetensors = bytes.size() > 8 && bytes[8] == '{';
+  if (!safetensors && bytes.starts_with("PK")) return read_pth(path, bytes);
   try {
-    return read_pickled_tensors(ZipReader(bytes));
+    if (!safetensors) throw Malformed("it is neither a .pth archive nor a safetensors file");
+    const SafetensorsView view = view_safetensors(bytes);
+    return is_checkpoint(view.metadata) ? model_of(read_checkpoint(bytes)) : copy_tensors(view);
   } catch (const Malformed& problem) {
-    throw Error(ExitCode::damaged, fmt::format("{} is not a readable file of weights: {}", path, problem.what()),
-                "in Python, `torch.save(dict(net.state_dict()), path)` writes such a file");
+    throw unreadable(path, problem,
+                     "in Python, `safetensors.torch.save_file(net.state_dict(), path)` writes such a file; of a run, "
+                     "another checkpoint may be whole");
   }
 }
 

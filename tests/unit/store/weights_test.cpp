@@ -11,8 +11,11 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/linear.h>
 
+#include <algorithm>
+
 #include "../expect_error.h"
 #include "../temporary_folder.h"
+#include "store/checkpoint.h"
 
 namespace lockstep {
 namespace {
@@ -185,6 +188,80 @@ TEST(Pth, NoTruncationGoesUnnoticed) {
 TEST(Pth, SaysThatTheFolderIsMissing) {
   TemporaryFolder folder;
   expect_error(ExitCode::io, {folder / "no/x.pth"}, [&] { save_pth(folder / "no/x.pth", {{"a", at::ones({1})}}); });
+}
+
+TEST(SaveSafetensors, IsReadBackByLoadWeights) {
+  TemporaryFolder folder;
+  const NamedTensors saved = examples();
+  save_safetensors(folder / "weights", saved);
+  const NamedTensors loaded = load_weights(folder / "weights");
+  ASSERT_EQ(loaded.size(), saved.size());
+  for (const auto& [name, tensor] : saved) {
+    const auto found = std::find_if(loaded.begin(), loaded.end(), [&](const auto& item) { return item.first == name; });
+    ASSERT_NE(found, loaded.end()) << name;
+    EXPECT_EQ(found->second.scalar_type(), tensor.scalar_type()) << name;
+    EXPECT_TRUE(at::equal(found->second, tensor)) << name;
+  }
+  EXPECT_EQ(folder.entries(), 1u);
+  expect_error(ExitCode::io, {folder / "no/x"}, [&] { save_safetensors(folder / "no/x", saved); });
+}
+
+TEST(LoadWeights, TellsThePthFromTheSafetensorsFileByItsContent) {
+  TemporaryFolder folder;
+  const NamedTensors tensors = {{"long", at::arange(4)}, {"float", at::randn({3, 4})}, {"empty", at::zeros({0, 3})}};
+  save_pth(folder / "a.safetensors", tensors);
+  save_safetensors(folder / "b.pth", tensors);
+  for (const char* name : {"a.safetensors", "b.pth"}) {
+    const NamedTensors loaded = load_weights(folder / name);
+    ASSERT_EQ(names(loaded), names(tensors)) << name;
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      EXPECT_TRUE(at::equal(loaded[i].second, tensors[i].second)) << name;
+  }
+  // A header of "PK\3\4" bytes is still a safetensors file.
+  const std::string header = "{}" + std::string(0x04034b50 - 2, ' ');
+  put_file(folder / "c", std::string("PK\3\4\0\0\0\0", 8) + header);
+  EXPECT_TRUE(load_weights(folder / "c").empty());
+}
+
+TEST(LoadWeights, GivesTheModelOfACheckpoint) {
+  TemporaryFolder folder;
+  const at::Tensor one = at::ones({1});
+  put_file(folder / "c", checkpoint_bytes({{"model.a.b", one}, {"optim.a.b", one + 1}, {"model.c", one + 2}}, "{}"));
+  const NamedTensors loaded = load_weights(folder / "c");
+  EXPECT_THAT(names(loaded), ElementsAre("a.b", "c"));
+  EXPECT_EQ(loaded[1].second.item<float>(), 3);
+  put_file(folder / "c", checkpoint_bytes({{"optim.a.b", one}}, "{}"));
+  expect_error(ExitCode::damaged, {folder / "c", "without a model"}, [&] { load_weights(folder / "c"); });
+}
+
+TEST(LoadWeights, NoFlippedBitOfACheckpointGoesUnnoticed) {
+  TemporaryFolder folder;
+  const std::string good = checkpoint_bytes({{"model.w", at::randn({3, 5})}, {"optim.w", at::randn({3})}}, "{}");
+  for (std::size_t i = 0; i < good.size(); ++i) {
+    std::string bytes = good;
+    bytes[i] = static_cast<char>(bytes[i] ^ 1 << i % 8);
+    put_file(folder / "c", bytes);
+    expect_error(ExitCode::damaged, {folder / "c"}, [&] { load_weights(folder / "c"); });
+  }
+}
+
+TEST(LoadWeights, SaysThatAFileIsMissingOrTornOrSomethingElse) {
+  TemporaryFolder folder;
+  const std::string path = folder / "x";
+  expect_error(ExitCode::missing, {path}, [&] { load_weights(path); });
+  expect_error(ExitCode::io, {folder.path()}, [&] { load_weights(folder.path()); });
+  for (const std::string bytes : {"", "{", "12345678", "neither of the two"}) {
+    put_file(path, bytes);
+    expect_error(ExitCode::damaged, {path, "neither"}, [&] { load_weights(path); });
+  }
+  for (const auto save : {save_pth, save_safetensors}) {
+    save(path, {{"weight", at::randn({3, 5})}});
+    const std::string good = bytes_of(path);
+    for (std::size_t size = 0; size < good.size(); size += 7) {
+      put_file(path, good.substr(0, size));
+      expect_error(ExitCode::damaged, {path}, [&] { load_weights(path); });
+    }
+  }
 }
 
 }  // namespace
