@@ -2,7 +2,10 @@
 //     resave IN OUT.pth                   the tensors, through load_weights and save_pth
 //     resave IN OUT.safetensors           the tensors, through load_weights and save_safetensors
 //     resave IN OUT.safetensors metadata  tensors and metadata of a safetensors file
+//     resave IN OUT.safetensors double    the numbers as float64, complex ones as pairs
 //     resave IN OUT.safetensors STATE     a checkpoint with this state, a JSON text that begins with '{'
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/view_as_real.h>
 #include <fmt/format.h>
 
 #include <exception>
@@ -20,6 +23,12 @@ int main(int argc, char** argv) {
     if (how == "metadata") {
       const lockstep::Safetensors read = lockstep::read_safetensors(lockstep::read_file(in));
       lockstep::write_durably(out, lockstep::safetensors_bytes(read.tensors, read.metadata));
+    } else if (how == "double") {
+      lockstep::NamedTensors tensors = lockstep::load_weights(in);
+      for (auto& [name, tensor] : tensors) {
+        tensor = (tensor.is_complex() ? at::view_as_real(tensor) : tensor).to(at::kDouble);
+      }
+      lockstep::save_safetensors(out, tensors);
     } else if (how.starts_with('{')) {
       lockstep::write_durably(out, lockstep::checkpoint_bytes(lockstep::load_weights(in), how));
     } else {
