@@ -15,7 +15,7 @@ namespace lockstep {
 /// Format: docs/tensorboard-events.md (TFRecord framing with masked CRC-32C; Event messages of
 /// tensorboard/compat/proto/event.proto). Each event is one write(2) of whole records, so a reader sees it at once and
 /// a crash tears at most the last one. Local, not thread-safe. Throws Error (ExitCode::io) naming the file when a write
-/// fails.
+/// fails; the event is then kept and written before the next one, or by flush().
 class EventWriter {
  public:
   explicit EventWriter(const std::string& folder);
@@ -24,7 +24,9 @@ class EventWriter {
   EventWriter& operator=(EventWriter&&) = delete;
 
   void scalar(const std::string& tag, int64_t step, double value);
+  void flush();
   const std::string& path() const;
+  int64_t size() const;  ///< bytes of the file, kept events included
 
  private:
   struct Impl;

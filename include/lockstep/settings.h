@@ -40,6 +40,10 @@ struct Settings {
 
   int64_t log_every_steps = 100;  ///< 0: never
 
+  int64_t checkpoint_every_steps = 0;   ///< 0: never
+  int64_t checkpoint_every_epochs = 1;  ///< 0: never
+  int64_t checkpoint_keep = 3;          ///< the newest ones; the one with the best test stays besides
+
   int64_t ddp_bucket_bytes = 256 * 1024;
   std::string ddp_overlap = "auto";
   std::string ddp_wire = "fp32";
@@ -55,6 +59,8 @@ Settings load_recipe(const std::string& name_or_file);
 
 /// Applies "section.key=value". Throws Error (usage) naming the setting, the value and what is allowed.
 void apply_setting(Settings& settings, const std::string& assignment);
+
+bool knows_setting(const std::string& name);  ///< "section.key"
 
 /// Throws Error (usage) for settings that contradict each other.
 void check_settings(const Settings& settings);

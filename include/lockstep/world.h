@@ -99,6 +99,8 @@ class World {
   /// as "forward"; a call costs some ten nanoseconds. With a deadline, the job ends with code 75 when the next call
   /// takes longer than that to come; `doing(nullptr, 0)` lifts this.
   void doing(const char* what, int64_t step);
+  /// Local: it is still at it, and alive: the time begins again.
+  void still_doing();
 
   /// Local: the folder for flight-rank-N.json, the last 200 operations of each rank that can still write it when the
   /// job fails.

@@ -102,7 +102,7 @@ int evaluate_command(const Words& words) {
       world.set_threads((*flags)["threads"].as<int>());
       data = Cifar10::open(Cifar10::find(data_folder(target.settings.data_dir)), Cifar10::Split::test);
       net = make_net(target.settings.model_name);
-      load_state_dict(*net, load_pth(target.weights), target.weights);
+      load_state_dict(*net, load_weights(target.weights), target.weights);
     });
     world.choose_device(device);
     const Settings& settings = target.settings;

@@ -40,7 +40,7 @@ int info_command(const Words& words) {
   if (flags->count("target") == 0) throw Error(ExitCode::usage, "no run or file was named", "lockstep info RUN|FILE");
   const std::string named = (*flags)["target"].as<std::string>();
   const Target target = find_target(named);
-  const NamedTensors tensors = load_pth(target.weights);  // throws when it does not read
+  const NamedTensors tensors = load_weights(target.weights);  // throws when it does not read
 
   if (std::filesystem::is_directory(named)) {
     fmt::print("run        {}\n", named);

@@ -1,6 +1,7 @@
 // The command `lockstep`.
 #include <fmt/format.h>
 
+#include <csignal>
 #include <cstdio>
 #include <map>
 
@@ -63,6 +64,7 @@ int run(const Words& words) {
 
 int main(int argc, char** argv) {
   lockstep::keep_freed_memory();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not the process's end
   try {
     return run(Words(argv + 1, argv + argc));
   } catch (...) {

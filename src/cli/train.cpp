@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <optional>
 
 #include "cli/data_folder.h"
 #include "cli/options.h"
@@ -23,9 +24,12 @@ cxxopts::Options train_options() {
        cxxopts::value<std::string>(), "DIR")                                                        //
       ("out", "Run folder (default: runs/RECIPE-DATE-TIME)", cxxopts::value<std::string>(), "DIR")  //
       ("overwrite", "Replace the run that --out holds")                                             //
-      ("epochs", "As --set train.epochs=N", cxxopts::value<std::string>(), "N")                     //
-      ("max-steps", "As --set train.max_steps=N", cxxopts::value<std::string>(), "N")               //
-      ("seed", "As --set train.seed=N", cxxopts::value<std::string>(), "N")                         //
+      ("resume",
+       "Go on: with the run --out if it has a checkpoint (auto), or from a run's newest one, or from this one",
+       cxxopts::value<std::string>(), "auto|RUN|FILE")                                 //
+      ("epochs", "As --set train.epochs=N", cxxopts::value<std::string>(), "N")        //
+      ("max-steps", "As --set train.max_steps=N", cxxopts::value<std::string>(), "N")  //
+      ("seed", "As --set train.seed=N", cxxopts::value<std::string>(), "N")            //
       ("batch-per-rank", "Sets train.global_batch to N times the ranks; says --lr-scale too", cxxopts::value<int64_t>(),
        "N")                                                                                               //
       ("lr-scale", "With --batch-per-rank: none, linear or sqrt", cxxopts::value<std::string>(), "RULE")  //
@@ -67,10 +71,13 @@ void scale_batch(Settings& settings, int64_t batch_per_rank, int world_size) {
   settings.optim_lr_scale = "none";
 }
 
-TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size) {
+// `before`: of the run that goes on, if one does.
+TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size, const std::optional<Settings>& before) {
   TrainRequest request;
   request.recipe = flags["recipe"].as<std::string>();
-  request.settings = load_recipe(request.recipe);
+  const bool as_before = before && flags.count("recipe") == 0;
+  request.settings = as_before ? *before : load_recipe(request.recipe);
+  if (as_before) request.recipe = "that of the run";
   Settings& settings = request.settings;
   if (flags.count("set") > 0) {
     for (const std::string& assignment : flags["set"].as<std::vector<std::string>>())
@@ -93,6 +100,8 @@ TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size) {
   if (flags.count("data-dir") > 0) settings.data_dir = flags["data-dir"].as<std::string>();
   settings.data_dir = data_folder(settings.data_dir);
   if (flags.count("out") > 0) request.out = flags["out"].as<std::string>();
+  if (flags.count("resume") > 0) request.resume = flags["resume"].as<std::string>();
+  request.stop_on_signals = true;
   request.overwrite = flags.count("overwrite") > 0;
   request.quiet = flags.count("quiet") > 0;
   if (flags.count("trace") > 0) request.trace = flags["trace"].as<std::string>();
@@ -123,8 +132,16 @@ int train_command(const Words& words) {
     TrainRequest request;
     DeviceWish device = DeviceWish::cpu;
     std::string interface;
+    std::string resume;
+    std::string out;
+    std::optional<cxxopts::ParseResult> flags;
     world.together([&] {
-      const auto flags = parse(options, words);
+      flags = parse(options, words);
+      if (flags->count("resume") > 0) resume = (*flags)["resume"].as<std::string>();
+      if (flags->count("out") > 0) out = (*flags)["out"].as<std::string>();
+    });
+    const std::optional<Settings> before = settings_to_resume(world, resume, out);
+    world.together([&] {
       device = device_wish((*flags)["device"].as<std::string>());
       if (flags->count("interface") > 0) interface = (*flags)["interface"].as<std::string>();
       const int threads = (*flags)["threads"].as<int>();
@@ -132,12 +149,18 @@ int train_command(const Words& words) {
         throw Error(ExitCode::usage, fmt::format("--threads {} is out of range", threads),
                     "allowed: from 0 (automatic) to 4096");
       }
-      request = request_from(*flags, world.size());
+      request = request_from(*flags, world.size(), before);
       // Bits depend on the threads of a rank; with virtual ranks they shall not depend on the machine's cores.
       world.set_threads(threads == 0 && request.settings.train_virtual_ranks > 0 ? 1 : threads);
     });
     world.choose_device(device, interface);
-    train(world, request);
+    switch (train(world, request).end) {
+      case TrainResult::End::stopped:
+        return static_cast<int>(ExitCode::stopped);
+      case TrainResult::End::done:
+      case TrainResult::End::interrupted:
+        break;
+    }
     return 0;
   });
 }

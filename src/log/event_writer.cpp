@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "log/patient_file.h"
 #include "store/crc32.h"
 #include "store/files.h"
 
@@ -111,10 +112,10 @@ AppendFile new_file(const std::string& folder) {
 }  // namespace
 
 struct EventWriter::Impl {
-  AppendFile file;
+  PatientFile file;
 };
 
-EventWriter::EventWriter(const std::string& folder) : impl_(new Impl{new_file(folder)}) {
+EventWriter::EventWriter(const std::string& folder) : impl_(new Impl{PatientFile(new_file(folder))}) {
   impl_->file.append(framed(first_event()));
 }
 EventWriter::~EventWriter() = default;
@@ -123,6 +124,10 @@ EventWriter::EventWriter(EventWriter&&) noexcept = default;
 void EventWriter::scalar(const std::string& tag, int64_t step, double value) {
   impl_->file.append(framed(scalar_event(tag, step, value)));
 }
+
+void EventWriter::flush() { impl_->file.flush(); }
+
+int64_t EventWriter::size() const { return impl_->file.size(); }
 
 const std::string& EventWriter::path() const { return impl_->file.path(); }
 

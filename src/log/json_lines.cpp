@@ -4,7 +4,9 @@
 
 namespace lockstep {
 
-JsonLines::JsonLines(const std::string& path) : file_(path, AppendFile::Mode::append) { file_.cut_torn_line(); }
+JsonLines::JsonLines(const std::string& path) : file_(AppendFile(path, AppendFile::Mode::append)) {
+  file_.file().cut_torn_line();
+}
 
 void JsonLines::write(const nlohmann::ordered_json& value) {
   std::string line = value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);

@@ -4,7 +4,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
-#include "store/files.h"
+#include "log/patient_file.h"
 
 namespace lockstep {
 
@@ -16,15 +16,18 @@ namespace lockstep {
 ///
 /// Keys keep their order. A number is the shortest decimal that reads back as the same double, whatever the locale; NaN
 /// and the infinities, which JSON cannot say, become null. Bytes that are not UTF-8 become U+FFFD. Each line is one
-/// write(2). Throws Error (io) naming the file. Not thread-safe.
+/// write(2). Throws Error (io) naming the file; the line is then kept and written before the next one, or by flush().
+/// Not thread-safe.
 class JsonLines {
  public:
   explicit JsonLines(const std::string& path);
   void write(const nlohmann::ordered_json& value);
+  void flush() { file_.flush(); }
   const std::string& path() const { return file_.path(); }
+  int64_t size() const { return file_.size(); }  ///< bytes, kept lines included
 
  private:
-  AppendFile file_;
+  PatientFile file_;
 };
 
 }  // namespace lockstep

@@ -179,6 +179,22 @@ std::string read_file(const std::string& path) {
   return bytes;
 }
 
+void sync_file(const std::string& path) {
+  Descriptor file = open_file(path, O_RDONLY);
+  if (!file && errno == ENOENT) return;
+  if (!file || !sync(file.number())) throw file_error("make durable", path, errno);
+}
+
+int64_t cut_file(const std::string& path, int64_t bytes) {
+  const Descriptor file = open_file(path, O_RDWR);
+  if (!file && errno == ENOENT) return 0;
+  struct stat status;
+  if (!file || ::fstat(file.number(), &status) != 0) throw file_error("cut", path, errno);
+  if (status.st_size <= bytes) return status.st_size;
+  if (::ftruncate(file.number(), bytes) != 0) throw file_error("cut", path, errno);
+  return bytes;
+}
+
 void make_folder(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);

@@ -56,6 +56,12 @@ bool is_temporary(std::string_view name);
 /// The bytes of a file. Throws Error: missing when there is none, io when it cannot be read.
 std::string read_file(const std::string& path);
 
+/// Makes what was written to a file durable. One that is not there is fine. Throws Error (io).
+void sync_file(const std::string& path);
+
+/// Cuts a file to `bytes` if it is longer; gives its size then, 0 when there is none. Throws Error (io).
+int64_t cut_file(const std::string& path, int64_t bytes);
+
 /// Makes a folder and those above it; one that exists is fine. Throws Error (io).
 void make_folder(const std::string& path);
 

@@ -35,6 +35,7 @@ Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch) 
   for (int64_t i = world.rank(); i < result.batches; i += world.size()) {
     indices.resize(static_cast<size_t>(std::min(batch, data.size() - i * batch)));
     std::iota(indices.begin(), indices.end(), i * batch);
+    world.still_doing();
     data.batch(indices, images, labels);
     const at::Tensor logits = net.forward(images.to(world.device())).to(at::kFloat);
     means.push_back(at::cross_entropy_loss(logits, labels.to(world.device())));

@@ -1,17 +1,25 @@
 #include "train/run_log.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 #include <ctime>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
+#include "lockstep/error.h"
 #include "log/text.h"
+#include "store/files.h"
+#include "world/last_words.h"
 #include "world/launcher.h"
 
 namespace lockstep {
 namespace {
+
+namespace fs = std::filesystem;
 
 nlohmann::ordered_json to_json(const Spread& spread) {
   return {{"min", spread.least}, {"median", spread.median}, {"max", spread.most}, {"worst_rank", spread.worst_rank}};
@@ -38,17 +46,72 @@ void RunLog::text(const std::string& lines) {
   }
 }
 
+void RunLog::keep(const std::function<void()>& write) {
+  if (options_.guard) options_.guard();
+  try {
+    write();
+    if (behind_) {  // that file is complete again; the other one may not be
+      lines_.flush();
+      events_.flush();
+      behind_ = false;
+      progress_.line("the log is complete again");
+    }
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::io) throw;
+    if (!behind_) {
+      progress_.finish();
+      print_warning(fmt::format("{}; training goes on, and what the log lacks is kept in memory", error.what()),
+                    error.hint());
+    }
+    behind_ = true;
+  }
+}
+
 void RunLog::json(nlohmann::ordered_json values) {
   if (options_.synthetic) values["data"] = "SYNTHETIC";
-  lines_.write(values);
+  keep([&] { lines_.write(values); });
+}
+
+void RunLog::scalar(const std::string& tag, int64_t step, double value) {
+  keep([&] { events_.scalar(tag, step, value); });
 }
 
 double RunLog::seconds() const {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
+  return options_.seconds_before + std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
 }
 
 double RunLog::seconds_left(int64_t step) const {
-  return seconds() / static_cast<double>(step) * static_cast<double>(options_.plan.total_steps - step);
+  const auto done = static_cast<double>(std::max<int64_t>(1, step - options_.first_step));
+  return (seconds() - options_.seconds_before) / done * static_cast<double>(options_.plan.total_steps - step);
+}
+
+LogPositions RunLog::positions() const {
+  LogPositions now = options_.before;
+  now.metrics_bytes = lines_.size();
+  now.events.emplace_back(fs::path(events_.path()).filename().string(), events_.size());
+  return now;
+}
+
+std::vector<std::string> RunLog::files() const { return {lines_.path(), events_.path()}; }
+
+void RunLog::warning(const std::string& what) {
+  progress_.finish();
+  print_warning(what, "");
+  json({{"event", "warning"}, {"text", what}});
+}
+
+void RunLog::resumed(const std::string& checkpoint, int world_size, int threads) {
+  progress_.line(fmt::format("goes on after step {} from {}", grouped(options_.first_step), checkpoint));
+  json({{"event", "resume"},
+        {"step", options_.first_step},
+        {"time", static_cast<int64_t>(std::time(nullptr))},
+        {"checkpoint", checkpoint},
+        {"world_size", world_size},
+        {"threads", threads}});
+}
+
+void RunLog::checkpoint(int64_t step, const std::string& path, int64_t bytes, double seconds) {
+  json({{"event", "checkpoint"}, {"step", step}, {"path", path}, {"bytes", bytes}, {"seconds", seconds}});
 }
 
 void RunLog::start(int world_size, int threads, int64_t parameters, const std::string& device) {
@@ -62,7 +125,9 @@ void RunLog::start(int world_size, int threads, int64_t parameters, const std::s
         {"total_steps", options_.plan.total_steps}});
 }
 
-void RunLog::first_step(double startup_s) { json({{"event", "first_step"}, {"step", 1}, {"startup_s", startup_s}}); }
+void RunLog::first_step(double startup_s) {
+  json({{"event", "first_step"}, {"step", options_.first_step + 1}, {"startup_s", startup_s}});
+}
 
 void RunLog::step(int64_t step, int64_t epoch, double images_per_s) {
   if (!terminal_ && options_.logs) return;  // the lines of train() are enough
@@ -100,19 +165,19 @@ void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, do
                                    {"comm_wait_ms", to_json(figures.comm_wait)}};
   if (figures.gpu_memory.most > 0) {
     values["gpu_memory_gib"] = to_json(figures.gpu_memory);
-    events_.scalar("gpu_memory_gib/max", step, figures.gpu_memory.most);
+    scalar("gpu_memory_gib/max", step, figures.gpu_memory.most);
   }
   json(std::move(values));
-  events_.scalar("train_loss", step, train_loss);
-  events_.scalar("lr", step, lr);
-  events_.scalar("images_per_s", step, images_per_s);
+  scalar("train_loss", step, train_loss);
+  scalar("lr", step, lr);
+  scalar("images_per_s", step, images_per_s);
   for (const auto& [name, spread] :
        {std::pair{"compute_ms", figures.compute}, std::pair{"data_wait_ms", figures.data_wait},
         std::pair{"comm_wait_ms", figures.comm_wait}}) {
-    events_.scalar(fmt::format("{}/min", name), step, spread.least);
-    events_.scalar(fmt::format("{}/median", name), step, spread.median);
-    events_.scalar(fmt::format("{}/max", name), step, spread.most);
-    events_.scalar(fmt::format("{}/worst_rank", name), step, spread.worst_rank);
+    scalar(fmt::format("{}/min", name), step, spread.least);
+    scalar(fmt::format("{}/median", name), step, spread.median);
+    scalar(fmt::format("{}/max", name), step, spread.most);
+    scalar(fmt::format("{}/worst_rank", name), step, spread.worst_rank);
   }
 }
 
@@ -126,9 +191,9 @@ void RunLog::test(int64_t step, int64_t epoch, const Evaluation& result, double 
         {"test_loss_mean", result.loss_mean},
         {"test_accuracy", result.accuracy},
         {"seconds", seconds}});
-  events_.scalar("test_loss", epoch, result.loss_sum);
-  events_.scalar("test_loss_mean", epoch, result.loss_mean);
-  events_.scalar("test_accuracy", epoch, result.accuracy);
+  scalar("test_loss", epoch, result.loss_sum);
+  scalar("test_loss_mean", epoch, result.loss_mean);
+  scalar("test_accuracy", epoch, result.accuracy);
 }
 
 void RunLog::weights(const std::string& path) { progress_.line("saved " + path); }
@@ -137,6 +202,27 @@ void RunLog::end(int64_t steps, const std::string& reason) {
   progress_.finish();
   progress_.line(fmt::format("done: {} steps in {} ({})", grouped(steps), human_duration(seconds()), reason));
   json({{"event", "end"}, {"step", steps}, {"seconds", seconds()}, {"reason", reason}});
+  lines_.flush();
+  events_.flush();
+}
+
+std::string cut_log(const std::string& folder, const LogPositions& positions) {
+  std::vector<std::string> short_ones;
+  const auto cut = [&](const std::string& name, int64_t bytes) {
+    if (cut_file(folder + "/" + name, bytes) < bytes) short_ones.push_back(name);
+  };
+  cut("metrics.jsonl", positions.metrics_bytes);
+  for (const auto& [name, bytes] : positions.events) cut(name, bytes);
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    const bool kept = std::any_of(positions.events.begin(), positions.events.end(),
+                                  [&](const auto& file) { return file.first == name; });
+    if (name.starts_with("events.out.tfevents.") && !kept) fs::remove(entry.path(), error);
+  }
+  if (short_ones.empty()) return "";
+  return fmt::format("{} of the log: shorter than at the checkpoint, so earlier lines are missing",
+                     fmt::join(short_ones, ", "));
 }
 
 }  // namespace lockstep

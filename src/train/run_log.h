@@ -4,8 +4,11 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "lockstep/evaluator.h"
 #include "lockstep/event_writer.h"
@@ -16,7 +19,18 @@
 
 namespace lockstep {
 
-/// Rank 0 only. Throws Error (io) when a line cannot be written.
+/// How long the files of the log are.
+struct LogPositions {
+  int64_t metrics_bytes = 0;
+  std::vector<std::pair<std::string, int64_t>> events;  ///< names and bytes of TensorBoard's files
+};
+
+/// Takes the log of a run in `folder` back to what it was: files are cut, TensorBoard files that came later go. Rank 0
+/// only. Throws Error (io). Gives a sentence for people when something that was written then is not there any more.
+std::string cut_log(const std::string& folder, const LogPositions& positions);
+
+/// Rank 0 only. What cannot be written (a full disk) is told once and kept until it can be; only end() throws Error
+/// (io) then.
 class RunLog {
  public:
   struct Options {
@@ -27,10 +41,17 @@ class RunLog {
     bool logs = true;  ///< train() will be called now and then
     Plan plan;
     int world_size = 1;
+    int64_t first_step = 0;            ///< done before, by an earlier start of the run
+    double seconds_before = 0;         ///< that these took
+    LogPositions before = {};          ///< what they wrote; the log goes on behind it
+    std::function<void()> guard = {};  ///< called before anything is written; what it throws passes on
   };
   explicit RunLog(const Options& options);
 
-  void text(const std::string& lines);  ///< to the console
+  void text(const std::string& lines);    ///< to the console
+  void warning(const std::string& what);  ///< to the console, and an event of metrics.jsonl
+  void resumed(const std::string& checkpoint, int world_size, int threads);
+  void checkpoint(int64_t step, const std::string& path, int64_t bytes, double seconds);
   void start(int world_size, int threads, int64_t parameters, const std::string& device);
   /// After each step, cheap: moves the bar on a terminal.
   void step(int64_t step, int64_t epoch, double images_per_s);
@@ -42,9 +63,14 @@ class RunLog {
   void weights(const std::string& path);
   void end(int64_t steps, const std::string& reason);
 
+  LogPositions positions() const;
+  std::vector<std::string> files() const;  ///< that are being written
+  double seconds() const;                  ///< of training, those before included
+
  private:
   void json(nlohmann::ordered_json values);
-  double seconds() const;
+  void scalar(const std::string& tag, int64_t step, double value);
+  void keep(const std::function<void()>& write);
   double seconds_left(int64_t step) const;
 
   Options options_;
@@ -53,6 +79,7 @@ class RunLog {
   JsonLines lines_;
   EventWriter events_;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  bool behind_ = false;  // something is kept for later
   double last_loss_ = std::nan("");
 };
 

@@ -76,6 +76,11 @@ const std::vector<Info>& infos() {
       {"eval.batch", &Settings::eval_batch, "images a batch in evaluation", 1, 1e6},
       {"eval.every_epochs", &Settings::eval_every_epochs, "epochs between evaluations; 0: never", 0, 1e9},
       {"log.every_steps", &Settings::log_every_steps, "steps between lines of the log; 0: never", 0, kMostSteps},
+      {"checkpoint.every_steps", &Settings::checkpoint_every_steps, "steps between checkpoints; 0: never", 0,
+       kMostSteps},
+      {"checkpoint.every_epochs", &Settings::checkpoint_every_epochs, "epochs between checkpoints; 0: never", 0, 1e9},
+      {"checkpoint.keep", &Settings::checkpoint_keep, "newest checkpoints that stay, beside that of the best test", 1,
+       1e9},
       {"ddp.bucket_bytes", &Settings::ddp_bucket_bytes, "bytes of gradients reduced at once", 1, 1e12},
       {"ddp.overlap",
        &Settings::ddp_overlap,
@@ -236,6 +241,10 @@ void apply_setting(Settings& settings, const std::string& assignment) {
   }
   const Info& info = find(assignment.substr(0, equals), "--set");
   set(settings, info, assignment.substr(equals + 1), "--set");
+}
+
+bool knows_setting(const std::string& name) {
+  return std::any_of(infos().begin(), infos().end(), [&](const Info& info) { return name == info.name; });
 }
 
 void check_settings(const Settings& settings) {

@@ -68,6 +68,7 @@ Spread spread(const std::vector<double>& values) {
 void StepClock::enter(Phase phase) {
   if (running_ && phase == phase_) return;
   const auto now = Clock::now();
+  world_.doing(kNames[phase], step_);
   if (running_) {
     if (!events_) seconds_[phase_] += std::chrono::duration<double>(now - since_).count();
     if (trace_ != nullptr) trace_->span(kNames[phase_], since_, now);

@@ -43,7 +43,10 @@ class StepClock {
 
   /// The phase under way ends and this one begins; step() says which step it is in.
   void enter(Phase phase);
-  void step_begins() { enter(data); }
+  void step_begins(int64_t step) {
+    step_ = step;
+    enter(data);
+  }
   /// The step is over; what follows until the next belongs to none.
   void step_ends();
   /// All gradients of this rank are there: from here to the next phase a GPU waits for other ranks. (In host memory
@@ -72,6 +75,7 @@ class StepClock {
   std::array<double, phases> seconds_ = {};
   double comm_s_ = 0;
   int64_t steps_ = 0;
+  int64_t step_ = 0;                // of the run, for those who ask what this rank does
   std::unique_ptr<Events> events_;  // on a GPU
 };
 

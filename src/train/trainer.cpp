@@ -4,6 +4,7 @@
 
 #include <ATen/Context.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/optim/sgd.h>
 
 #include <algorithm>
@@ -19,17 +20,25 @@
 #include "lockstep/sampler.h"
 #include "lockstep/weights.h"
 #include "lockstep/world.h"
+#include "store/checkpoint.h"
+#include "store/run_owner.h"
 #include "train/banner.h"
 #include "train/batches.h"
 #include "train/device_path.h"
 #include "train/fault.h"
 #include "train/gradients.h"
+#include "train/optimizer_state.h"
 #include "train/plan.h"
+#include "train/resume.h"
 #include "train/run_folder.h"
 #include "train/run_log.h"
+#include "train/run_state.h"
+#include "train/saver.h"
 #include "train/step_clock.h"
 #include "train/trace_file.h"
 #include "world/process_clock.h"
+#include "world/stop_request.h"
+#include "world/vote.h"
 
 namespace lockstep {
 namespace {
@@ -69,18 +78,6 @@ int64_t count_parameters(const Net& net) {
   return count;
 }
 
-// Parameters and what the optimizer keeps for them: what all replicas must hold alike.
-NamedTensors replica_state(const Net& net, const torch::optim::SGD& optimizer) {
-  NamedTensors state = state_dict(net);
-  for (const auto& parameter : net.named_parameters()) {
-    const auto kept = optimizer.state().find(parameter.value().unsafeGetTensorImpl());
-    if (kept == optimizer.state().end()) continue;
-    const auto& sgd = static_cast<const torch::optim::SGDParamState&>(*kept->second);
-    if (sgd.momentum_buffer().defined()) state.emplace_back("momentum of " + parameter.key(), sgd.momentum_buffer());
-  }
-  return state;
-}
-
 // The planted fault `flip`: the lowest bit of the first value of the last parameter.
 void flip_a_bit(Net& net) {
   const c10::NoGradGuard no_grad;
@@ -99,26 +96,78 @@ std::vector<std::string> settings_to_agree_on(const Settings& settings) {
   return lines;
 }
 
+// Deadlines are for steps; what comes before the first one has ended, and saving, may take this much longer.
+constexpr double kPatience = 4;
+
+// Everything that --resume may find wrong, before anything is written.
+void check_resume(const ResumePoint& from, const Settings& settings, const std::string& data) {
+  const std::vector<std::string> refused = refused_changes(from.state, settings, data);
+  if (refused.empty()) return;
+  throw Error(ExitCode::resume_refused,
+              fmt::format("{} is of a run with other settings: {}", from.checkpoint, fmt::join(refused, "; ")),
+              "give the settings of that run (leave out --recipe and --set to take them), or begin anew with another "
+              "--out");
+}
+
+// Rank 0: the run folder, new or taken back to where the run goes on. Gives what to warn of.
+std::string open_run_folder(const TrainRequest& request, const std::string& out, const std::optional<ResumePoint>& from,
+                            bool same_run, LogPositions& before) {
+  const std::string config = to_toml(request.settings);
+  if (!same_run) {
+    const bool nothing_lost = request.resume == "auto" && holds_no_weights(out);
+    prepare_run_folder(out, request.overwrite || nothing_lost, config);
+    return "";
+  }
+  const RunOwner taken(out, restart_count());  // before anything changes: who wrote here until now must stop
+  rewind_run_folder(out, from->state.step, request.overwrite, config);
+  before = from->state.logs;
+  return cut_log(out, before);
+}
+
 }  // namespace
+
+std::optional<Settings> settings_to_resume(World& world, const std::string& resume, const std::string& out) {
+  const auto from = find_resume_point(world, resume, out);
+  if (!from) return std::nullopt;
+  Settings settings;
+  for (const auto& [name, value] : from->state.settings) {
+    if (knows_setting(name)) apply_setting(settings, fmt::format("{}={}", name, value));
+  }
+  return settings;
+}
 
 TrainResult train(World& world, const TrainRequest& request) {
   const Settings& settings = request.settings;
   const bool first_rank = world.rank() == 0;
+  world.set_deadline(kPatience * settings.watch_deadline_s);
+  world.doing("start", 0);
 
   // All ranks: everything that can be wrong is looked at before anything is written.
   std::optional<Cifar10> train_set;
   std::optional<Cifar10> test_set;
   std::optional<DistributedSampler> sampler;
   std::optional<Fault> fault;
+  std::optional<StopRequest> signals;
+  if (request.stop_on_signals) signals.emplace();
   Plan plan;
   std::shared_ptr<Net> net;
+  std::string data;
+  const std::optional<ResumePoint> from = find_resume_point(world, request.resume, request.out);
+  const RunState start = from ? from->state : RunState();
   world.together([&] {
     check_settings(settings);
     fault.emplace(world.rank());
     const std::string folder = Cifar10::find(settings.data_dir);
     train_set = Cifar10::open(folder, Cifar10::Split::train);
     test_set = Cifar10::open(folder, Cifar10::Split::test);
+    data = data_mark(*train_set);
+    if (from) check_resume(*from, settings, data);
     plan = make_plan(settings, world.size(), train_set->size());
+    if (from) {  // the same, unless another number of ranks pads epochs otherwise
+      plan.total_steps = start.step + (settings.train_epochs - start.epoch) * plan.steps_per_epoch - start.epoch_step;
+      if (settings.train_max_steps > 0) plan.total_steps = std::min(plan.total_steps, settings.train_max_steps);
+      plan.total_steps = std::max(plan.total_steps, start.step);
+    }
     // The plan's images of an epoch are the permutation of all ranks, padded where it says so.
     sampler.emplace(DistributedSampler::Options{
         .size = train_set->size(),
@@ -133,24 +182,48 @@ TrainResult train(World& world, const TrainRequest& request) {
   });
 
   agree(world, "settings", settings_to_agree_on(settings));
-  world.set_deadline(settings.watch_deadline_s);
+  fault->at(Fault::Point::init);
 
   // Rank 0 owns the run folder.
   TrainResult result;
+  result.steps = start.step;
+  std::optional<RunOwner> owner;
   std::optional<RunLog> log;
   world.together([&] {
     if (!first_rank) return;
-    result.out = request.out.empty() ? default_run_folder(request.recipe) : request.out;
-    prepare_run_folder(result.out, request.overwrite, to_toml(settings));
+    result.out = !request.out.empty()         ? request.out
+                 : from && !from->run.empty() ? from->run
+                                              : default_run_folder(request.recipe);
+    const bool same_run = from && !from->run.empty() && same_folder(from->run, result.out);
+    LogPositions before;
+    const std::string missing = open_run_folder(request, result.out, from, same_run, before);
+    owner.emplace(result.out, restart_count());
     log.emplace(RunLog::Options{.folder = result.out,
                                 .quiet = request.quiet,
                                 .synthetic = train_set->synthetic() || test_set->synthetic(),
                                 .epochs = settings.train_epochs,
                                 .logs = settings.log_every_steps > 0,
                                 .plan = plan,
-                                .world_size = world.size()});
-    log->start(world.size(), world.threads(), count_parameters(*net), world.device_text());
+                                .world_size = world.size(),
+                                .first_step = start.step,
+                                .seconds_before = start.seconds,
+                                .before = before,
+                                .guard = [&owner] { owner->check(); }});
+    if (!same_run) log->start(world.size(), world.threads(), count_parameters(*net), world.device_text());
+    if (!missing.empty()) log->warning(missing);
   });
+  world.set_flight_folder(world.all_gather(result.out)[0]);
+
+  // All ranks: where the run stands. The gradients' engine hands rank 0's net to all.
+  torch::optim::SGD optimizer = make_optimizer(settings, *net);
+  if (from) {
+    const NamedTensors model = share_tensors(world, from->tensors, std::string(kModelPrefix));
+    const NamedTensors kept = share_tensors(world, from->tensors, "optimizer.");
+    world.together([&] {
+      load_state_dict(*net, model, from->checkpoint);
+      load_optimizer_state(*net, optimizer, kept, from->checkpoint);
+    });
+  }
   const bool as_on_a_gpu = world.device().is_cuda() || request.as_on_a_gpu;
   const Batches batches(
       *train_set, world.device(), as_on_a_gpu ? Batches::Where::device : Batches::Where::host,
@@ -170,58 +243,91 @@ TrainResult train(World& world, const TrainRequest& request) {
                                       .overlap = gradients.overlap(),
                                       .virtual_ranks_slower = slower});
   if (log) log->text(opening);
-  torch::optim::SGD optimizer = make_optimizer(settings, *net);
+  if (log && from) {
+    for (const std::string& note : from->notes) log->warning("passed over " + note);
+    log->resumed(from->checkpoint, world.size(), world.threads());
+    for (const std::string& change : noted_changes(start, settings, world.size(), world.threads())) {
+      log->text("  " + change);
+    }
+  }
   TraceFile trace(world, request.trace, request.trace_first, request.trace_last);
 
-  std::string last_saved;
-  const auto test = [&](int64_t epoch) {  // all ranks
+  Saver saver({.world = world,
+               .gradients = gradients,
+               .net = *net,
+               .optimizer = optimizer,
+               .settings = settings,
+               .fault = *fault,
+               .out = result.out,
+               .log = log ? &*log : nullptr,
+               .owner = owner ? &*owner : nullptr});
+  std::optional<BestTest> best = start.best;
+  int64_t epoch = start.epoch;
+  int64_t epoch_step = start.epoch_step;
+  const auto test = [&](int64_t tested_epoch) {  // all ranks
     const auto started = std::chrono::steady_clock::now();
-    gradients.check(last_saved);
+    world.doing("evaluation", result.steps);
+    fault->at(Fault::Point::evaluation);
+    gradients.check(saver.last_good());
     gradients.sync_buffers();
     const Autocast autocast(world.device(), settings.train_precision);
     result.last = evaluate(world, *net, *test_set, settings.eval_batch);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-    if (log) log->test(result.steps, epoch, *result.last, seconds);
+    if (log) log->test(result.steps, tested_epoch, *result.last, seconds);
+    if (!best || result.last->accuracy > best->accuracy) {
+      best = {.accuracy = result.last->accuracy, .epoch = tested_epoch, .step = result.steps};
+    }
   };
-  const auto save = [&](const std::string& name) {  // all ranks; rank 0 writes
-    gradients.check(last_saved);
-    gradients.sync_buffers();
-    if (settings.ddp_audit_every > 0) audit_replicas(world, replica_state(*net, optimizer), result.steps);
-    if (!first_rank) return;
-    last_saved = fmt::format("{}/{}.pth", result.out, name);
-    save_pth(last_saved, state_dict(*net));
-    log->weights(last_saved);
+  const auto checkpoint = [&] {  // all ranks
+    world.doing("checkpoint", result.steps);
+    saver.checkpoint({.step = result.steps,
+                      .epoch = epoch,
+                      .epoch_step = epoch_step,
+                      .seconds = log ? log->seconds() : 0,
+                      .world_size = world.size(),
+                      .threads = world.threads(),
+                      .data = data,
+                      .best = best,
+                      .logs = {},
+                      .settings = setting_values(settings)});
   };
+  Vote vote(world);
+  int64_t stop = StopRequest::none;
 
   Speed speed;
-  for (int64_t epoch = 0; result.steps < plan.total_steps; ++epoch) {
+  while (result.steps < plan.total_steps && stop == StopRequest::none) {
     gradients.deal().begin_epoch(sampler->permutation(epoch));
-    const int64_t steps = std::min(plan.steps_per_epoch, plan.total_steps - result.steps);
-    for (int64_t i = 0; i < steps; ++i) {
+    const int64_t until = std::min(plan.steps_per_epoch, epoch_step + plan.total_steps - result.steps);
+    while (epoch_step < until && stop == StopRequest::none) {
+      const int64_t i = epoch_step;
       const int64_t step = result.steps + 1;
       trace.begin_step(step, clock);
-      clock.step_begins();
+      clock.step_begins(step);
       gradients.step(i, [&](at::Tensor& loss) {
         fault->in_step(step);
         if (fault->due(Fault::Kind::nan, step)) loss = loss * std::numeric_limits<double>::quiet_NaN();
       });
       clock.enter(StepClock::optimizer);
-      gradients.clip(settings.train_clip_norm, step, i, last_saved);
+      gradients.clip(settings.train_clip_norm, step, i, saver.last_good());
       optimizer.step();
       if (fault->due(Fault::Kind::flip, step)) flip_a_bit(*net);
       clock.enter(StepClock::log);
 
       result.steps = step;
+      ++epoch_step;
       speed.add(gradients.deal().images(i));
-      if (log && step == 1) log->first_step(seconds_since_exec());
+      if (step == start.step + 1) {
+        world.set_deadline(settings.watch_deadline_s);
+        if (log) log->first_step(seconds_since_exec());
+      }
       if (settings.ddp_audit_every > 0 && step % settings.ddp_audit_every == 0) {
-        gradients.check(last_saved);
+        gradients.check(saver.last_good());
         gradients.sync_buffers();
         audit_replicas(world, replica_state(*net, optimizer), step);
       }
       clock.step_ends();
       if (settings.log_every_steps > 0 && step % settings.log_every_steps == 0) {
-        gradients.check(last_saved);
+        gradients.check(saver.last_good());
         const double mean = gradients.mean_loss();
         const StepFigures figures = clock.gather();
         if (log) log->train(step, epoch, mean, settings.optim_lr, speed.images_per_s(), figures);
@@ -230,24 +336,60 @@ TrainResult train(World& world, const TrainRequest& request) {
         log->step(step, epoch, speed.images_per_s());
       }
       trace.end_step(step, clock);
+      saver.report();
+      stop = vote.cast(StopRequest::value());  // all ranks stop after the same step
+      if (settings.checkpoint_every_steps > 0 && step % settings.checkpoint_every_steps == 0 &&
+          epoch_step < plan.steps_per_epoch) {
+        speed.pause();
+        checkpoint();
+        speed.resume();
+      }
     }
 
     speed.pause();
-    const bool whole_epoch = steps == plan.steps_per_epoch;
+    const bool whole_epoch = epoch_step >= plan.steps_per_epoch;
     const bool last = result.steps == plan.total_steps;
-    const bool due =
-        settings.eval_every_epochs > 0 && ((whole_epoch && (epoch + 1) % settings.eval_every_epochs == 0) || last);
-    if (due) test(epoch);
-    if (whole_epoch) save(fmt::format("{}_{}", settings.model_name, epoch));
+    if (settings.eval_every_epochs > 0 && ((whole_epoch && (epoch + 1) % settings.eval_every_epochs == 0) || last)) {
+      test(epoch);
+    }
+    if (whole_epoch) {
+      saver.weights(fmt::format("{}_{}", settings.model_name, epoch), result.steps, Saver::Failure::told);
+      ++epoch;
+      epoch_step = 0;
+      const bool due = (settings.checkpoint_every_epochs > 0 && epoch % settings.checkpoint_every_epochs == 0) ||
+                       (settings.checkpoint_every_steps > 0 && result.steps % settings.checkpoint_every_steps == 0);
+      if (due) checkpoint();
+    }
     speed.resume();
   }
+  vote.finish();
   const std::string untraced = trace.finish(clock);
   if (log && !untraced.empty()) log->text(untraced);
-  save("final");
-  if (log)
-    log->end(result.steps, settings.train_max_steps > 0 && result.steps == settings.train_max_steps
+
+  // All ranks: the end of the run, or of this start of it.
+  world.set_deadline(kPatience * settings.watch_deadline_s);
+  fault->at(Fault::Point::finish);
+  const bool saves = settings.checkpoint_every_epochs > 0 || settings.checkpoint_every_steps > 0;
+  if (saver.last_step() != result.steps && result.steps > start.step && (saves || stop != StopRequest::none)) {
+    checkpoint();
+  }
+  world.doing("saving", result.steps);
+  saver.finish();
+  saver.weights("final", result.steps, Saver::Failure::thrown);
+  if (stop != StopRequest::none && result.steps < plan.total_steps) {
+    result.end = stop == StopRequest::interrupt ? TrainResult::End::interrupted : TrainResult::End::stopped;
+    if (log && saver.durable_step() != result.steps && result.steps > start.step) {
+      throw Error(ExitCode::io, fmt::format("stopped on request after step {}, but without a checkpoint", result.steps),
+                  "the reason stands above; final.pth has the weights");
+    }
+  }
+  if (log) {
+    log->end(result.steps, result.end != TrainResult::End::done ? "stopped on request"
+                           : settings.train_max_steps > 0 && result.steps == settings.train_max_steps
                                ? "train.max_steps reached"
                                : "all epochs done");
+  }
+  world.doing("finish", result.steps);
   return result;
 }
 

@@ -138,6 +138,7 @@ void CommThread::remove_from_active(const Operations& ended) {
 
 void CommThread::fail(std::exception_ptr error, Operations& ended) {
   failure_ = std::move(error);
+  failed_ = true;
   remove_from_active(ended);
   for (const auto& operation : active_) {
     operation->error_ = failure_;

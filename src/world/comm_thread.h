@@ -136,7 +136,8 @@ class CommThread {
   void set_deadline(double seconds) { deadline_s_.store(seconds); }
   double deadline_s() const { return deadline_s_.load(); }
 
-  bool anybody_waits() const { return waiters_.load() > 0; }
+  /// Somebody waits in here, or has just been told that it was in vain.
+  bool speaks_for_caller() const { return waiters_.load() > 0 || failed_.load(); }
 
   /// Seconds that callers have spent in wait and wait_all so far.
   double waited_s() const { return static_cast<double>(waited_ns_.load()) * 1e-9; }
@@ -175,6 +176,7 @@ class CommThread {
   Operations active_;
   uint64_t submitted_ = 0;
   std::exception_ptr failure_;
+  std::atomic<bool> failed_ = false;  // the same, to be read without the lock
   std::shared_ptr<CommunicationObserver> observer_;
   Clock::time_point last_end_;
   FlightRecord flight_;

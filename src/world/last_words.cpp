@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "lockstep/world.h"
+#include "world/stop_request.h"
 #include "world/world_impl.h"
 
 namespace lockstep {
@@ -49,6 +50,13 @@ void print_error(const Error& error, const std::string& where) {
   [[maybe_unused]] const auto written = ::write(STDERR_FILENO, text.data(), text.size());
 }
 
+void print_warning(const std::string& what, const std::string& hint) {
+  std::fflush(stdout);
+  std::string text = fmt::format("lockstep: warning: {}\n", what);
+  if (!hint.empty()) text += fmt::format("hint: {}\n", hint);
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, text.data(), text.size());
+}
+
 std::string place_of(const World& world) {
   return world.size() > 1 ? fmt::format("rank {} on {}", world.rank(), world.host()) : "";
 }
@@ -57,6 +65,10 @@ void end_job(World& world, const Error& error) noexcept {
   static std::atomic<bool> spoken = false;
   if (spoken.exchange(true)) {
     for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
+  }
+  if (error.code() == ExitCode::rank_lost && StopRequest::came_as_term()) {
+    // Another rank's end is already told, and this rank's end is under way: two seconds would be long for it.
+    std::this_thread::sleep_for(std::chrono::seconds(2));
   }
   print_error(error, place_of(world));
   world.impl().write_flight(error.what());

@@ -16,6 +16,9 @@ class World;
 /// Writes "lockstep: error: …" and "hint: …" to stderr in one piece. `where` (such as "rank 1 on host a") may be empty.
 void print_error(const Error& error, const std::string& where);
 
+/// Writes "lockstep: warning: …" and, if there is one, "hint: …" to stderr.
+void print_warning(const std::string& what, const std::string& hint);
+
 /// "rank 1 on host a"; empty in a job of one rank.
 std::string place_of(const World& world);
 

@@ -17,6 +17,8 @@ namespace {
 
 // What the comm thread needs for a roll call and for the end of the job.
 constexpr double kGraceWhileWaiting_s = 10;
+// A look that comes this much too late: the process itself stood still. Others have missed it by then and say so.
+constexpr double kStoodStill_s = 1;
 
 }  // namespace
 
@@ -33,15 +35,23 @@ Watchdog::~Watchdog() {
 
 void Watchdog::loop() {
   pthread_setname_np(pthread_self(), "lockstep-watch");
+  using Clock = std::chrono::steady_clock;
   std::unique_lock lock(mutex_);
+  Clock::time_point silent_until;
   while (!stop_) {
     const CommThread& comm = *world_.impl().comm_thread;
+    const auto before = Clock::now();
     const double deadline = comm.deadline_s();
     const double look = deadline > 0 ? std::clamp(deadline / 20, 0.02, 1.0) : 1.0;
     wake_.wait_for(lock, std::chrono::duration<double>(look));
+    if (std::chrono::duration<double>(Clock::now() - before).count() > look + kStoodStill_s) {
+      silent_until = Clock::now() + std::chrono::seconds(5);
+    }
+    if (Clock::now() < silent_until) continue;
     const Whereabouts::Now now = world_.impl().where.now();
-    const double most = comm.deadline_s() + (comm.anybody_waits() ? kGraceWhileWaiting_s : 0);
+    const double most = comm.deadline_s() + (comm.speaks_for_caller() ? kGraceWhileWaiting_s : 0);
     if (stop_ || comm.deadline_s() <= 0 || now.doing == nullptr || now.seconds < most) continue;
+    std::this_thread::sleep_for(std::chrono::milliseconds(100) * std::min(world_.rank(), 20));  // one speaks
     end_job(world_, Error(ExitCode::rank_lost,
                           fmt::format("{} of step {} has taken {:.1f} s, longer than the deadline", now.doing, now.step,
                                       now.seconds),

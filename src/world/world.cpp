@@ -225,6 +225,11 @@ void World::set_deadline(double seconds) {
 
 void World::doing(const char* what, int64_t step) { impl_->where.enter(what, step); }
 
+void World::still_doing() {
+  const Whereabouts::Now now = impl_->where.now();
+  impl_->where.enter(now.doing, now.step);
+}
+
 void World::set_flight_folder(const std::string& folder) {
   const std::lock_guard lock(impl_->flight_mutex);
   impl_->flight_folder = folder;

@@ -97,7 +97,7 @@ struct Steps {
 
   void step(
       int64_t i, const std::function<void(at::Tensor&)>& before_backward = [](at::Tensor&) {}) {
-    clock.step_begins();
+    clock.step_begins(1);
     gradients->step(i, before_backward);
     gradients->clip(settings.train_clip_norm, i + 1, i, "");
     optimizer->step();

@@ -1,0 +1,114 @@
+#include "train/saver.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "lockstep/audit.h"
+#include "lockstep/world.h"
+#include "store/checkpoint.h"
+#include "store/checkpoint_writer.h"
+#include "store/run_owner.h"
+#include "train/fault.h"
+#include "train/gradients.h"
+#include "train/optimizer_state.h"
+#include "train/resume.h"
+
+namespace lockstep {
+namespace {
+
+at::Tensor copy_on_host(const at::Tensor& tensor) {
+  return at::empty(tensor.sizes(), tensor.options().device(c10::kCPU).memory_format(at::MemoryFormat::Contiguous))
+      .copy_(tensor.detach());
+}
+
+}  // namespace
+
+NamedTensors replica_state(const Net& net, const torch::optim::SGD& optimizer) {
+  NamedTensors state = state_dict(net);
+  for (auto& [name, tensor] : optimizer_state(net, optimizer)) state.emplace_back(name, tensor);
+  return state;
+}
+
+Saver::Saver(const Parts& parts) : my_(parts) {
+  if (my_.log == nullptr) return;
+  writer_ = std::make_unique<CheckpointWriter>(
+      CheckpointWriter::Options{.folder = checkpoints_of(my_.out),
+                                .keep = my_.settings.checkpoint_keep,
+                                .guard = [owner = my_.owner] { owner->check(); },
+                                .half_written = [this] { my_.fault.at(Fault::Point::checkpoint); },
+                                .before_latest = [this] { my_.fault.at(Fault::Point::commit); }});
+}
+
+Saver::~Saver() = default;
+
+void Saver::look(int64_t step) {
+  my_.gradients.check(last_good_);
+  my_.gradients.sync_buffers();
+  if (my_.settings.ddp_audit_every > 0) audit_replicas(my_.world, replica_state(my_.net, my_.optimizer), step);
+}
+
+void Saver::checkpoint(RunState state) {
+  look(state.step);
+  last_step_ = state.step;
+  if (my_.log == nullptr) {
+    my_.fault.at(Fault::Point::checkpoint);
+    my_.fault.at(Fault::Point::commit);
+    return;
+  }
+  const at::NoGradGuard no_grad;
+  NamedTensors copies;
+  for (const auto& [name, tensor] : state_dict(my_.net)) {
+    copies.emplace_back(std::string(kModelPrefix) + name, copy_on_host(tensor));
+  }
+  for (const auto& [name, tensor] : optimizer_state(my_.net, my_.optimizer)) {
+    copies.emplace_back("optimizer." + name, copy_on_host(tensor));
+  }
+  state.logs = my_.log->positions();
+  CheckpointWriter::Job job{
+      .step = state.step, .tensors = std::move(copies), .state = state.to_json(), .sync = my_.log->files()};
+  if (state.best) job.keep_besides.insert(state.best->step);
+  writer_->submit(std::move(job));
+}
+
+void Saver::report() {
+  if (!writer_) return;
+  for (const CheckpointWriter::Outcome& outcome : writer_->outcomes()) {
+    if (outcome.skipped) {
+      my_.log->warning(fmt::format("the checkpoint of step {} was left out: the disk is slower than checkpoint.every_*",
+                                   outcome.step));
+    } else if (!outcome.error) {
+      durable_step_ = outcome.step;
+      last_good_ = outcome.path;
+      my_.log->checkpoint(outcome.step, outcome.path, outcome.bytes, outcome.seconds);
+    } else if (outcome.error->code() == ExitCode::io) {
+      my_.log->warning(fmt::format("no checkpoint of step {}: {}; training goes on{}", outcome.step,
+                                   outcome.error->what(), last_good_.empty() ? "" : ", and " + last_good_ + " stays"));
+    } else {
+      throw Error(*outcome.error);
+    }
+  }
+}
+
+void Saver::finish() {
+  if (writer_) writer_->flush();
+  report();
+}
+
+void Saver::weights(const std::string& name, int64_t step, Failure failure) {
+  look(step);
+  if (my_.log == nullptr) return;
+  my_.owner->check();
+  const std::string path = fmt::format("{}/{}.pth", my_.out, name);
+  try {
+    save_pth(path, state_dict(my_.net));
+  } catch (const Error& error) {
+    if (failure == Failure::thrown || error.code() != ExitCode::io) throw;
+    my_.log->warning(fmt::format("{}; training goes on without this file", error.what()));
+    return;
+  }
+  if (last_good_.empty() || !writer_) last_good_ = path;
+  my_.log->weights(path);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,37 @@
+// A request to save and stop, by signal.
+#pragma once
+
+#include <array>
+#include <csignal>
+#include <cstdint>
+#include <string>
+
+namespace lockstep {
+
+/// While it lives, SIGTERM, SIGINT and SIGUSR1 only note that this process was asked to stop; who trains looks at a
+/// step's end. A second signal, half a second after the first or later, ends the process at once with code 128 + its
+/// number. (The same request often comes twice in a row: from mpirun and from Slurm.) One at a time.
+class StopRequest {
+ public:
+  StopRequest();
+  ~StopRequest();
+  StopRequest(const StopRequest&) = delete;
+  StopRequest& operator=(const StopRequest&) = delete;
+
+  enum Value : int64_t {
+    none = 0,
+    interrupt = 1,  ///< SIGINT, by a person at this process's terminal: no failure
+    asked = 2,      ///< any other
+  };
+  /// What came so far. Ranks that were asked in different ways agree on the largest.
+  static Value value();
+
+  /// Whether a SIGTERM was among them: with it mpirun also ends the ranks of a job in which another one failed.
+  static bool came_as_term();
+
+ private:
+  static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGUSR1};
+  std::array<struct sigaction, kSignals.size()> before_ = {};
+};
+
+}  // namespace lockstep
