@@ -220,7 +220,8 @@ class BadInputTest(LockstepTest):
             self.assert_refused(result, IO, str(folder), "space")
 
     def test_a_disk_that_fills_in_mid_run(self):
-        # Room for the log, not for the 583 kB of weights after the first epoch.
+        # Room for the log, not for the 583 kB of weights after the first epoch: training goes on without them, and the last ones
+        # must be there.
         folder = self.folder / "disk"
         folder.mkdir()
         before = in_mounted(folder, "size=256k")
@@ -228,7 +229,10 @@ class BadInputTest(LockstepTest):
             self.skip("this machine does not let a test mount a small disk")
         for ranks in (0, 2):
             result = lockstep(*self.words(out=folder), ranks=ranks, before=before)
-            self.assert_refused(result, IO, "sjnet_0.pth", "space")
+            self.assert_refused(result, IO, "final.pth", "space")
+            warnings = [line for line in result.stderr.splitlines() if line.startswith("lockstep: warning: ")]
+            self.assertIn("sjnet_0.pth", warnings[0])
+            self.assertTrue(any("no checkpoint of step 5" in line for line in warnings), result.stderr)
             self.assertIn("test loss", result.stdout, "the run got as far as its first weights")
 
     # A rank that fails alone.

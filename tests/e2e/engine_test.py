@@ -149,7 +149,7 @@ class EngineTest(LockstepTest):
         self.assertEqual(list(self.folder.glob("run/*.pth")), [])
 
     def test_nan_on_one_rank_stops_all_in_that_step(self):  # ctest: processors=2
-        steps = self.refused("nan@1:12", DIVERGED, "rank 1", "nan", "step 12", "sjnet_1.pth")
+        steps = self.refused("nan@1:12", DIVERGED, "rank 1", "nan", "step 12", "step-0000010.safetensors")
         self.assertEqual(steps[-1], 11)
 
     def test_nan_with_virtual_ranks_stops_all_in_that_step(self):  # ctest: processors=2

@@ -12,7 +12,8 @@ import unittest
 
 from lockstep_runner import LockstepTest, environment, kill, lockstep, mpirun, processes_of
 
-FILES = ["config.toml", "final.pth", "metrics.jsonl", "sjnet_0.pth", "sjnet_1.pth"]
+FILES = ["checkpoints", "config.toml", "final.pth", "metrics.jsonl", "owner", "sjnet_0.pth", "sjnet_1.pth"]
+CHECKPOINTS = ["latest", "step-0000005.safetensors", "step-0000010.safetensors"]
 
 
 class RunTest(LockstepTest):
@@ -22,6 +23,7 @@ class RunTest(LockstepTest):
         names = sorted(path.name for path in run.iterdir())
         self.assertEqual([name for name in names if not name.startswith("events.out.tfevents.")], FILES)
         self.assertEqual(len(names), len(FILES) + 1, names)
+        self.assertEqual(sorted(path.name for path in (run / "checkpoints").iterdir()), CHECKPOINTS)
         # 320 images in batches of 64: five steps an epoch, the settings meaning the same at any rank count.
         train, test = self.metrics(run, "train"), self.metrics(run, "test")
         self.assertEqual([(line["step"], line["epoch"]) for line in train], [(2, 0), (4, 0), (6, 1), (8, 1), (10, 1)])
@@ -121,14 +123,14 @@ class RunTest(LockstepTest):
         run = self.folder / "run"
         self.train(run, "--epochs", "2")
         (run / "notes.txt").write_text("mine")
-        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
         words = ["train", "--recipe", "tutorial", "--data-dir", self.small_data(), "--out", run, "--threads", "1", "--epochs", "1"]
         for ranks in (0, 2):
             self.assert_refused(lockstep(*words, ranks=ranks), 64, str(run), "--overwrite")
-            self.assertEqual({path.name: path.read_bytes() for path in run.iterdir()}, before, "a refused run changed the old one")
+            self.assertEqual({path: path.read_bytes() for path in run.rglob("*") if path.is_file()}, before, "a refused run changed the old one")
         self.done(*words, "--overwrite")
         names = [path.name for path in run.iterdir() if "tfevents" not in path.name]
-        self.assertEqual(sorted(names), ["config.toml", "final.pth", "metrics.jsonl", "notes.txt", "sjnet_0.pth"])
+        self.assertEqual(sorted(names), ["checkpoints", "config.toml", "final.pth", "metrics.jsonl", "notes.txt", "owner", "sjnet_0.pth"])
         self.assertEqual(len(self.metrics(run, "test")), 1, "the old run's lines are still there")
 
     def test_a_config_as_recipe_gives_the_same_run_again(self):  # ctest: processors=2
