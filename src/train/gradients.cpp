@@ -182,6 +182,7 @@ void Gradients::explain_later(int64_t step_of_run, int64_t own_loss_step, const 
 }
 
 void Gradients::explain_now(int64_t step_of_run, int64_t step, const std::string& last_saved) {
+  const at::AutoGradMode with_gradients(true);  // who calls computes without
   const std::string saved = world_.all_gather(last_saved)[0];
   world_.together([&] {
     for (const double loss : shard_losses_) {

@@ -8,7 +8,6 @@
 #include "lockstep/world.h"
 #include "store/checkpoint.h"
 #include "store/checkpoint_writer.h"
-#include "store/run_owner.h"
 #include "train/fault.h"
 #include "train/gradients.h"
 #include "train/optimizer_state.h"
@@ -35,7 +34,7 @@ Saver::Saver(const Parts& parts) : my_(parts) {
   writer_ = std::make_unique<CheckpointWriter>(
       CheckpointWriter::Options{.folder = checkpoints_of(my_.out),
                                 .keep = my_.settings.checkpoint_keep,
-                                .guard = [owner = my_.owner] { owner->check(); },
+                                .guard = my_.guard,
                                 .half_written = [this] { my_.fault.at(Fault::Point::checkpoint); },
                                 .before_latest = [this] { my_.fault.at(Fault::Point::commit); }});
 }
@@ -98,7 +97,7 @@ void Saver::finish() {
 void Saver::weights(const std::string& name, int64_t step, Failure failure) {
   look(step);
   if (my_.log == nullptr) return;
-  my_.owner->check();
+  my_.guard();
   const std::string path = fmt::format("{}/{}.pth", my_.out, name);
   try {
     save_pth(path, state_dict(my_.net));

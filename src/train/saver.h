@@ -3,6 +3,7 @@
 
 #include <torch/optim/sgd.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -16,7 +17,6 @@ namespace lockstep {
 class CheckpointWriter;
 class Fault;
 class Gradients;
-class RunOwner;
 class World;
 
 /// Parameters and what the optimizer keeps for them: what all replicas must hold alike.
@@ -34,8 +34,8 @@ class Saver {
     const Settings& settings;
     const Fault& fault;
     std::string out;
-    RunLog* log = nullptr;  ///< on rank 0 only, as the owner
-    const RunOwner* owner = nullptr;
+    RunLog* log = nullptr;             ///< on rank 0 only
+    std::function<void()> guard = {};  ///< called before anything is written; what it throws passes on
   };
   explicit Saver(const Parts& parts);
   /// Writes what was handed to it.

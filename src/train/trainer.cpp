@@ -189,6 +189,14 @@ TrainResult train(World& world, const TrainRequest& request) {
   result.steps = start.step;
   std::optional<RunOwner> owner;
   std::optional<RunLog> log;
+  const auto guard = [&] {
+    try {
+      owner->check();
+    } catch (const Error& error) {
+      if (error.code() == ExitCode::launch) world.set_flight_folder("");  // the folder is another's
+      throw;
+    }
+  };
   world.together([&] {
     if (!first_rank) return;
     result.out = !request.out.empty()         ? request.out
@@ -208,7 +216,7 @@ TrainResult train(World& world, const TrainRequest& request) {
                                 .first_step = start.step,
                                 .seconds_before = start.seconds,
                                 .before = before,
-                                .guard = [&owner] { owner->check(); }});
+                                .guard = guard});
     if (!same_run) log->start(world.size(), world.threads(), count_parameters(*net), world.device_text());
     if (!missing.empty()) log->warning(missing);
   });
@@ -260,7 +268,7 @@ TrainResult train(World& world, const TrainRequest& request) {
                .fault = *fault,
                .out = result.out,
                .log = log ? &*log : nullptr,
-               .owner = owner ? &*owner : nullptr});
+               .guard = guard});
   std::optional<BestTest> best = start.best;
   int64_t epoch = start.epoch;
   int64_t epoch_step = start.epoch_step;
