@@ -43,8 +43,7 @@ class World {
   struct Options {
     /// LibTorch's threads on this rank; 0: the cores of the affinity mask divided by the local ranks that share them.
     int threads = 0;
-    double deadline_s = 0;        ///< as set_deadline
-    double start_deadline_s = 0;  ///< seconds that MPI may take to start on all ranks; 0: for ever. After them: exit 75
+    double deadline_s = 0;  ///< as set_deadline
     /// As choose_device. The CPU unless asked for, so that a program which knows nothing of GPUs runs as it is.
     DeviceWish device = DeviceWish::cpu;
     std::string interface = {};

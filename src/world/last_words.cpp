@@ -86,13 +86,16 @@ LastWords::~LastWords() {
   listener = nullptr;
 }
 
-TimeLimit::TimeLimit(World& world, double seconds, Error error) {
+TimeLimit::TimeLimit(double seconds, std::function<void()> passed) {
   if (seconds <= 0) return;
-  thread_ = std::thread([this, &world, seconds, error = std::move(error)] {
+  thread_ = std::thread([this, seconds, passed = std::move(passed)] {
     std::unique_lock lock(mutex_);
-    if (!over_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return done_; })) end_job(world, error);
+    if (!over_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return done_; })) passed();
   });
 }
+
+TimeLimit::TimeLimit(World& world, double seconds, Error error)
+    : TimeLimit(seconds, [&world, error = std::move(error)] { end_job(world, error); }) {}
 
 TimeLimit::~TimeLimit() {
   {

@@ -38,11 +38,12 @@ class LastWords {
   LastWords& operator=(const LastWords&) = delete;
 };
 
-/// Local: ends the job with `error` when it lives longer than `seconds` (0: for ever). For calls that cannot be given a
-/// deadline: the start of a communicator, its end when a peer may be gone.
+/// Local: calls `passed` in a thread of its own when it lives longer than `seconds` (0: for ever). For calls that
+/// cannot be given a deadline: the start of a communicator, its end when a peer may be gone, the end of MPI.
 class TimeLimit {
  public:
-  TimeLimit(World& world, double seconds, Error error);
+  TimeLimit(double seconds, std::function<void()> passed);
+  TimeLimit(World& world, double seconds, Error error);  ///< ends the job with the error
   ~TimeLimit();
   TimeLimit(const TimeLimit&) = delete;
   TimeLimit& operator=(const TimeLimit&) = delete;

@@ -2,14 +2,11 @@
 
 #include <fmt/format.h>
 #include <pthread.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <utility>
 
 #include "world/last_words.h"
-#include "world/launcher.h"
 #include "world/world_impl.h"
 
 namespace lockstep {
@@ -58,27 +55,6 @@ void Watchdog::loop() {
                           "if it is only slow, raise watch.deadline_s; else look at what holds it up (disk, device), "
                           "then start again with --resume auto"));
   }
-}
-
-ProcessLimit::ProcessLimit(double seconds, Error error) {
-  if (seconds <= 0) return;
-  thread_ = std::thread([this, seconds, error = std::move(error)] {
-    std::unique_lock lock(mutex_);
-    if (over_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return done_; })) return;
-    // Ranks that wait for one and the same: the lowest speaks, and the launcher ends the others.
-    std::this_thread::sleep_for(std::chrono::milliseconds(100) * std::min(launcher_rank(), 20));
-    print_error(error, fmt::format("rank {}", launcher_rank()));
-    _exit(static_cast<int>(error.code()));
-  });
-}
-
-ProcessLimit::~ProcessLimit() {
-  {
-    const std::lock_guard lock(mutex_);
-    done_ = true;
-  }
-  over_.notify_all();
-  if (thread_.joinable()) thread_.join();
 }
 
 }  // namespace lockstep

@@ -3,10 +3,7 @@
 
 #include <condition_variable>
 #include <mutex>
-#include <string>
 #include <thread>
-
-#include "lockstep/error.h"
 
 namespace lockstep {
 
@@ -29,22 +26,6 @@ class Watchdog {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stop_ = false;
-  std::thread thread_;
-};
-
-/// Ends this process with the error's code when it lives longer than `seconds` (0: for ever). For the start and the end
-/// of MPI, between which alone a job can be aborted: the launcher ends the other ranks when it sees one go like that.
-class ProcessLimit {
- public:
-  ProcessLimit(double seconds, Error error);
-  ~ProcessLimit();
-  ProcessLimit(const ProcessLimit&) = delete;
-  ProcessLimit& operator=(const ProcessLimit&) = delete;
-
- private:
-  std::mutex mutex_;
-  std::condition_variable over_;
-  bool done_ = false;
   std::thread thread_;
 };
 

@@ -18,6 +18,7 @@
 
 #include "world/affinity.h"
 #include "world/gpu_part.h"
+#include "world/last_words.h"
 #include "world/launcher.h"
 #include "world/world_impl.h"
 
@@ -65,10 +66,6 @@ World::World() : World(Options{}) {}
 
 World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   impl_->exceptions_at_start = std::uncaught_exceptions();
-  const ProcessLimit limit(
-      options.start_deadline_s,
-      Error(ExitCode::rank_lost, fmt::format("MPI did not start within {:g} s", options.start_deadline_s),
-            "a rank did not come up or stands still; look at the hosts, then start again"));
   start_mpi();
   Impl& world = *impl_;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &world.comm), "MPI_Comm_dup");
@@ -143,10 +140,16 @@ World::~World() {
   const double deadline_s = world.comm_thread->deadline_s();
   world.comm_thread.reset();
   if (!in_order) return;
-  const ProcessLimit limit(deadline_s,
-                           Error(ExitCode::rank_lost, fmt::format("MPI did not end within {:g} s", deadline_s),
-                                 "a rank stands still or was lost after its last step; the run's files are "
-                                 "complete if it says so above"));
+  const TimeLimit limit(deadline_s, [&] {
+    // Ranks that wait for one and the same: the lowest speaks, and the launcher, which sees a process end that did not
+    // finalize, ends the others. MPI itself is past aborting.
+    std::this_thread::sleep_for(std::chrono::milliseconds(100) * std::min(world.rank, 20));
+    print_error(Error(ExitCode::rank_lost, fmt::format("MPI did not end within {:g} s", deadline_s),
+                      "a rank stands still or was lost after its last step; the run's files are complete if it says so "
+                      "above"),
+                place_of(*this));
+    _exit(static_cast<int>(ExitCode::rank_lost));
+  });
   MPI_Comm_free(&world.roll_call);
   MPI_Comm_free(&world.messages);
   MPI_Comm_free(&world.comm);
