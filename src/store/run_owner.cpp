@@ -42,8 +42,17 @@ RunOwner::RunOwner(const std::string& folder, int64_t restart) : path_(folder + 
 }
 
 void RunOwner::check() const {
-  const std::string now = read_file(path_);
+  std::string now;
+  try {
+    now = read_file(path_);
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::missing) throw;
+  }
   if (now == token_) return;
+  const char* const hint = "let the other one go on; to train twice, give each its own --out";
+  if (now.empty()) {
+    throw Error(ExitCode::launch, fmt::format("{} is gone, so this process writes no more into the run", path_), hint);
+  }
   const auto other = nlohmann::json::parse(now, nullptr, /*allow_exceptions=*/false);
   const auto text = [&](const char* key) {
     return other.is_object() && other.contains(key)
@@ -53,7 +62,7 @@ void RunOwner::check() const {
   throw Error(ExitCode::launch,
               fmt::format("the run was taken over by process {} on {} at {}, so this one writes no more", text("pid"),
                           text("host"), text("time")),
-              "let that one go on; to train twice, give each its own --out");
+              hint);
 }
 
 }  // namespace lockstep

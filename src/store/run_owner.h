@@ -15,8 +15,8 @@ class RunOwner {
   /// Takes the run: writes the token durably. `restart` counts starts of one run. Throws Error (io).
   RunOwner(const std::string& folder, int64_t restart);
 
-  /// Throws Error (launch) saying who has the run now, when this is not its owner any more. A token that cannot be read
-  /// throws Error (io).
+  /// Throws Error (launch) saying who has the run now, when this is not its owner any more, be it that the token is
+  /// gone. One that cannot be read throws Error (io).
   void check() const;
 
  private:

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -9,6 +10,7 @@
 #include <system_error>
 
 #include "lockstep/error.h"
+#include "lockstep/trainer.h"
 #include "lockstep/world.h"
 #include "store/checkpoint_folder.h"
 #include "store/files.h"
@@ -92,6 +94,25 @@ std::optional<ResumePoint> find_resume_point(World& world, const std::string& re
   all.at("notes").get_to(point.notes);
   point.state = RunState::from_json(all.at("state").get<std::string>());
   return point;
+}
+
+void check_resume(const ResumePoint& from, const Settings& settings, const std::string& data) {
+  const std::vector<std::string> refused = refused_changes(from.state, settings, data);
+  if (refused.empty()) return;
+  throw Error(ExitCode::resume_refused,
+              fmt::format("{} is of a run with other settings: {}", from.checkpoint, fmt::join(refused, "; ")),
+              "give the settings of that run (leave out --recipe and --set to take them), or begin anew with another "
+              "--out");
+}
+
+std::optional<Settings> settings_to_resume(World& world, const std::string& resume, const std::string& out) {
+  const auto from = find_resume_point(world, resume, out);
+  if (!from) return std::nullopt;
+  Settings settings;
+  for (const auto& [name, value] : from->state.settings) {
+    if (knows_setting(name)) apply_setting(settings, fmt::format("{}={}", name, value));
+  }
+  return settings;
 }
 
 NamedTensors share_tensors(World& world, const NamedTensors& tensors, const std::string& prefix) {

@@ -28,6 +28,10 @@ std::optional<ResumePoint> find_resume_point(World& world, const std::string& re
 /// Collective: rank 0's tensors whose names begin with `prefix`, without it, on every rank and in host memory.
 NamedTensors share_tensors(World& world, const NamedTensors& tensors, const std::string& prefix);
 
+/// Local: throws Error (resume_refused) naming every setting that may not change and does, and the images if they are
+/// others. `data`: as data_mark.
+void check_resume(const ResumePoint& from, const Settings& settings, const std::string& data);
+
 /// The folder of a run's checkpoints.
 std::string checkpoints_of(const std::string& run);
 

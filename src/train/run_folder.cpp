@@ -85,11 +85,8 @@ bool holds_no_weights(const std::string& folder) {
   return std::none_of(files.begin(), files.end(), [](const fs::path& path) { return path.extension() == ".pth"; });
 }
 
-void rewind_run_folder(const std::string& folder, int64_t step, bool overwrite, const std::string& config_toml) {
+LaterCheckpoints later_checkpoints(const std::string& folder, int64_t step, bool overwrite) {
   const std::string checkpoints = checkpoints_of(folder);
-  const auto must = [](const std::error_code& error, const std::string& path) {
-    if (error) throw Error(ExitCode::io, fmt::format("{}: {}", path, error.message()), "check the permissions");
-  };
   const auto verifies = [](const std::string& path) {
     try {
       read_checkpoint(read_file(path));
@@ -100,27 +97,34 @@ void rewind_run_folder(const std::string& folder, int64_t step, bool overwrite, 
       return false;
     }
   };
-  std::vector<std::string> later;
-  std::vector<std::string> damaged;
+  LaterCheckpoints later;
   for (const std::string& name : checkpoint_files(checkpoints)) {
     if (step_of(name).value_or(0) <= step) continue;
-    (verifies(checkpoints + "/" + name) ? later : damaged).push_back(checkpoints + "/" + name);
+    const std::string path = checkpoints + "/" + name;
+    (verifies(path) ? later.good : later.damaged).push_back(path);
   }
-  if (!later.empty() && !overwrite) {
-    throw Error(ExitCode::usage, fmt::format("{} goes on to {}", folder, later.front()),
+  if (!later.good.empty() && !overwrite) {
+    throw Error(ExitCode::usage, fmt::format("{} goes on to {}", folder, later.good.front()),
                 "--resume with the folder goes on from there; --overwrite drops what came after the one you named; "
                 "--out puts the run elsewhere");
   }
+  return later;
+}
+
+void rewind_run_folder(const std::string& folder, const LaterCheckpoints& later, const std::string& config_toml) {
+  const auto must = [](const std::error_code& error, const std::string& path) {
+    if (error) throw Error(ExitCode::io, fmt::format("{}: {}", path, error.message()), "check the permissions");
+  };
   std::error_code error;
-  for (const std::string& path : later) {
+  for (const std::string& path : later.good) {
     fs::remove(path, error);
     must(error, path);
   }
-  for (const std::string& path : damaged) {
+  for (const std::string& path : later.damaged) {
     fs::rename(path, path + ".damaged", error);
     must(error, path);
   }
-  remove_leftovers(checkpoints);
+  remove_leftovers(checkpoints_of(folder));
   fs::remove(folder + "/final.pth", error);
   must(error, folder + "/final.pth");
   write_durably(folder + "/config.toml", config_toml);
@@ -141,7 +145,8 @@ std::string last_weights(const std::string& folder) {
   }
   if (best.empty() && none_good) std::rethrow_exception(none_good);
   if (best.empty()) {
-    throw Error(ExitCode::missing, fmt::format("{} holds no weights", folder), "give a run folder or a .pth file");
+    throw Error(ExitCode::missing, fmt::format("{} holds no weights", folder),
+                "give a run folder or a file of weights");
   }
   return best.string();
 }

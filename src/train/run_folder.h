@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace lockstep {
 
@@ -21,10 +22,18 @@ void prepare_run_folder(const std::string& folder, bool overwrite, const std::st
 /// run that was ended before its first checkpoint, so that nothing is lost when the run begins again.
 bool holds_no_weights(const std::string& folder);
 
-/// Makes the folder of a run that goes on after `step` what it was then: checkpoints that came later and do not verify
-/// are renamed to NAME.damaged, final.pth goes, and config.toml is written anew. Good checkpoints of later steps are
-/// removed with `overwrite`, else refused: Error (usage). Throws Error (io).
-void rewind_run_folder(const std::string& folder, int64_t step, bool overwrite, const std::string& config_toml);
+/// Paths of a run's checkpoints of later steps than the one it goes on from.
+struct LaterCheckpoints {
+  std::vector<std::string> good;
+  std::vector<std::string> damaged;
+};
+
+/// Changes nothing. Throws Error (usage) when there are good ones, unless `overwrite` says that they may go.
+LaterCheckpoints later_checkpoints(const std::string& folder, int64_t step, bool overwrite);
+
+/// Makes the folder of a run that goes on what it was then: good checkpoints of later steps go, damaged ones are
+/// renamed to NAME.damaged, final.pth goes, and config.toml is written anew. Throws Error (io).
+void rewind_run_folder(const std::string& folder, const LaterCheckpoints& later, const std::string& config_toml);
 
 /// The newest weights of a run: final.pth, else its newest checkpoint that verifies, else the MODEL_EPOCH.pth of the
 /// highest epoch. Throws Error (missing) without any.

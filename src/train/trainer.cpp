@@ -4,7 +4,6 @@
 
 #include <ATen/Context.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <torch/optim/sgd.h>
 
 #include <algorithm>
@@ -99,47 +98,19 @@ std::vector<std::string> settings_to_agree_on(const Settings& settings) {
 // Deadlines are for steps; what comes before the first one has ended, and saving, may take this much longer.
 constexpr double kPatience = 4;
 
-// Everything that --resume may find wrong, before anything is written.
-void check_resume(const ResumePoint& from, const Settings& settings, const std::string& data) {
-  const std::vector<std::string> refused = refused_changes(from.state, settings, data);
-  if (refused.empty()) return;
-  throw Error(ExitCode::resume_refused,
-              fmt::format("{} is of a run with other settings: {}", from.checkpoint, fmt::join(refused, "; ")),
-              "give the settings of that run (leave out --recipe and --set to take them), or begin anew with another "
-              "--out");
-}
-
-// Rank 0: the run folder, new or taken back to where the run goes on. Gives what to warn of.
-std::string open_run_folder(const TrainRequest& request, const std::string& out, const std::optional<ResumePoint>& from,
-                            bool same_run, LogPositions& before) {
-  const std::string config = to_toml(request.settings);
-  if (!same_run) {
-    const bool nothing_lost = request.resume == "auto" && holds_no_weights(out);
-    prepare_run_folder(out, request.overwrite || nothing_lost, config);
-    return "";
-  }
-  const RunOwner taken(out, restart_count());  // before anything changes: who wrote here until now must stop
-  rewind_run_folder(out, from->state.step, request.overwrite, config);
-  before = from->state.logs;
-  return cut_log(out, before);
-}
+// What the watchdog was told goes with the run, however it ends.
+struct DoingNothing {
+  World& world;
+  ~DoingNothing() { world.doing(nullptr, 0); }
+};
 
 }  // namespace
-
-std::optional<Settings> settings_to_resume(World& world, const std::string& resume, const std::string& out) {
-  const auto from = find_resume_point(world, resume, out);
-  if (!from) return std::nullopt;
-  Settings settings;
-  for (const auto& [name, value] : from->state.settings) {
-    if (knows_setting(name)) apply_setting(settings, fmt::format("{}={}", name, value));
-  }
-  return settings;
-}
 
 TrainResult train(World& world, const TrainRequest& request) {
   const Settings& settings = request.settings;
   const bool first_rank = world.rank() == 0;
   world.set_deadline(kPatience * settings.watch_deadline_s);
+  const DoingNothing afterwards{world};
   world.doing("start", 0);
 
   // All ranks: everything that can be wrong is looked at before anything is written.
@@ -203,9 +174,18 @@ TrainResult train(World& world, const TrainRequest& request) {
                  : from && !from->run.empty() ? from->run
                                               : default_run_folder(request.recipe);
     const bool same_run = from && !from->run.empty() && same_folder(from->run, result.out);
-    LogPositions before;
-    const std::string missing = open_run_folder(request, result.out, from, same_run, before);
-    owner.emplace(result.out, restart_count());
+    const std::string config = to_toml(settings);
+    std::string missing;
+    if (same_run) {
+      const auto later = later_checkpoints(result.out, start.step, request.overwrite);
+      owner.emplace(result.out, restart_count());  // before anything changes: who wrote here until now must stop
+      rewind_run_folder(result.out, later, config);
+      missing = cut_log(result.out, start.logs);
+    } else {
+      const bool nothing_lost = request.resume == "auto" && holds_no_weights(result.out);
+      prepare_run_folder(result.out, request.overwrite || nothing_lost, config);
+      owner.emplace(result.out, restart_count());
+    }
     log.emplace(RunLog::Options{.folder = result.out,
                                 .quiet = request.quiet,
                                 .synthetic = train_set->synthetic() || test_set->synthetic(),
@@ -215,7 +195,7 @@ TrainResult train(World& world, const TrainRequest& request) {
                                 .world_size = world.size(),
                                 .first_step = start.step,
                                 .seconds_before = start.seconds,
-                                .before = before,
+                                .before = same_run ? start.logs : LogPositions(),
                                 .guard = guard});
     if (!same_run) log->start(world.size(), world.threads(), count_parameters(*net), world.device_text());
     if (!missing.empty()) log->warning(missing);

@@ -85,7 +85,9 @@ class ResumeTest(FaultyRun):
         last = (run / "final.pth").read_bytes()
         oldest = run / "checkpoints" / self.checkpoints(run)[0]
         words = self.words(run, "--resume", oldest)
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
         self.assert_refused(lockstep(*words), 64, "step-0000020.safetensors", "--overwrite")
+        self.assertEqual({path: path.read_bytes() for path in run.rglob("*") if path.is_file()}, before, "its owner too")
         self.done(*words, "--overwrite")
         self.assertEqual((run / "final.pth").read_bytes(), last)
 
