@@ -22,8 +22,9 @@ cxxopts::Options evaluate_options() {
   cxxopts::Options options("lockstep evaluate",
                            "Exact test loss and accuracy of a run or a file of weights, over all ranks.\n");
   options.positional_help("RUN|FILE").custom_help("[FLAGS]");
-  options.add_options()                                                                                       //
-      ("target", "A run folder, or a .pth file of named tensors", cxxopts::value<std::string>(), "RUN|FILE")  //
+  options.add_options()  //
+      ("target", "A run folder, or a file of weights (.pth, .safetensors, a checkpoint)", cxxopts::value<std::string>(),
+       "RUN|FILE")  //
       ("data-dir", "Folder of the .bin files, or its parent (default: the run's, $LOCKSTEP_DATA, data)",
        cxxopts::value<std::string>(), "DIR")                                                //
       ("model", "The network (default: the run's)", cxxopts::value<std::string>(), "NAME")  //

@@ -32,8 +32,8 @@ void print_last_test(const std::string& run) {
 int info_command(const Words& words) {
   cxxopts::Options options("lockstep info", "What a run or a file of weights holds, and whether it can be read.\n");
   options.positional_help("RUN|FILE").custom_help("");
-  options.add_options()("target", "A run folder, or a .pth file of named tensors", cxxopts::value<std::string>(),
-                        "RUN|FILE");
+  options.add_options()("target", "A run folder, or a file of weights (.pth, .safetensors, a checkpoint)",
+                        cxxopts::value<std::string>(), "RUN|FILE");
   options.parse_positional({"target"});
   const auto flags = parse(options, words);
   if (!flags) return 0;

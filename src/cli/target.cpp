@@ -22,7 +22,7 @@ Target find_target(const std::string& run_or_file) {
     target.run = folder.empty() ? "." : folder.string();
   } else {
     throw Error(ExitCode::missing, fmt::format("no run folder or file {}", run_or_file),
-                "give a run folder or a .pth file");
+                "give a run folder or a file of weights");
   }
   const std::string config = target.run + "/config.toml";
   if (fs::exists(config, error)) {

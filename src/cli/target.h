@@ -13,7 +13,7 @@ struct Target {
   Settings settings;    ///< of that run, else the defaults
 };
 
-/// A run folder (its final.pth, else its newest epoch) or a file. Throws Error (missing) when there is neither.
+/// A run folder (its last weights, as last_weights says) or a file. Throws Error (missing) when there is neither.
 Target find_target(const std::string& run_or_file);
 
 }  // namespace lockstep

@@ -106,7 +106,7 @@ void Saver::weights(const std::string& name, int64_t step, Failure failure) {
     my_.log->warning(fmt::format("{}; training goes on without this file", error.what()));
     return;
   }
-  if (last_good_.empty() || !writer_) last_good_ = path;
+  if (durable_step_ < step) last_good_ = path;
   my_.log->weights(path);
 }
 

@@ -149,8 +149,8 @@ class EngineTest(LockstepTest):
         self.assertEqual(list(self.folder.glob("run/*.pth")), [])
 
     def test_nan_on_one_rank_stops_all_in_that_step(self):  # ctest: processors=2
-        steps = self.refused("nan@1:12", DIVERGED, "rank 1", "nan", "step 12", "step-0000010.safetensors")
-        self.assertEqual(steps[-1], 11)
+        steps = self.refused("nan@1:14", DIVERGED, "rank 1", "nan", "step 14", "step-0000010.safetensors")
+        self.assertEqual(steps[-1], 13)
 
     def test_nan_with_virtual_ranks_stops_all_in_that_step(self):  # ctest: processors=2
         steps = self.refused("nan@1:3", DIVERGED, "rank 1", "nan", "step 3", "nothing was saved", words=sets(train_virtual_ranks=4))
