@@ -38,12 +38,77 @@ allow_root() {
   fi
 }
 
+# heed_signals [MESSAGE]: from now on the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 only makes $asked its name, says MESSAGE, and becomes a
+# SIGUSR1 ("save and stop") for the command of run_apart; one that comes half a second later or more becomes a SIGTERM for it. (The same
+# request often comes twice in a row, to a process and to its group.) 85 after a Ctrl-C is no failure: $code becomes 0.
+heed_signals() {
+  local name
+  child='' asked='' stop_message=${1:-} at_terminal=no
+  if [ -t 0 ]; then
+    at_terminal=yes
+    exec </dev/null # outside the terminal's foreground group nobody may read from it
+  fi
+  # shellcheck disable=SC2064
+  for name in INT TERM HUP USR1; do trap "heed $name" "$name"; done
+}
+
+heed() {
+  local now=${EPOCHREALTIME/[.,]/}
+  heard=yes
+  if [ -z "$asked" ]; then
+    asked=$1 asked_us=$now
+    [ -z "$stop_message" ] || say "$stop_message"
+    [ -z "$child" ] || pass_request_on
+  elif [ $((now - asked_us)) -ge 500000 ] && [ -n "$child" ]; then
+    # mpirun, its ranks ended, still takes a second or two; a SIGTERM would then crash it, and hide that the ranks have saved.
+    ! has_living_children "$child" || kill -TERM "$child" 2>/dev/null || true
+  fi
+}
+
+# True as well where the system does not tell.
+has_living_children() {
+  local list pid state
+  list=$(cat "/proc/$1/task/$1/children" 2>/dev/null) || return 0
+  for pid in $list; do
+    state=$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) || continue
+    [ "${state:0:1}" = Z ] || return 0
+  done
+  return 1
+}
+
+# mpirun loses a request that comes before it has started the ranks.
+pass_request_on() {
+  [ $((${EPOCHREALTIME/[.,]/} - started_us)) -ge 300000 ] || sleep 0.3
+  kill -USR1 "$child" 2>/dev/null || true
+}
+
+# run_apart COMMAND…: runs it to its end; $code is its exit code. It has a process group of its own, so that Ctrl-C, or a kill of this
+# script's group, does not reach it; should this script be killed, it gets a SIGTERM.
+run_apart() {
+  local tether=()
+  ! setpriv --pdeathsig TERM true 2>/dev/null || tether=(setpriv --pdeathsig TERM)
+  started_us=${EPOCHREALTIME/[.,]/}
+  set -m
+  "${tether[@]}" "$@" &
+  child=$!
+  set +m
+  [ -z "$asked" ] || pass_request_on # it came between the start and the line above
+  while :; do
+    heard=
+    code=0
+    wait "$child" || code=$?
+    [ -n "$heard" ] || break # a wait that a signal ended says nothing about the command
+  done
+  child=
+  if [ "$code" = 85 ] && [ "$asked" = INT ] && [ $at_terminal = yes ]; then code=0; fi
+}
+
 # Passes mpirun's standard error on, less the pages that only repeat what a rank's own message and the exit code say. (Its --quiet
 # would also hide which rank was killed by a signal, and nobody else tells that.) It outlives an interrupt, to pass on the last words.
 less_noise() {
   local line page='' rule
   rule=$(printf -- '-%.0s' {1..74})
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP USR1
   while IFS= read -r line || [ -n "$line" ]; do
     if [ -n "$page" ]; then
       page+=$'\n'$line
@@ -55,7 +120,7 @@ less_noise() {
       page=
     elif [ "$line" = "$rule" ]; then
       page=$line
-    else
+    elif [ "$line" != 'mpirun: Forwarding signal 10 to job' ]; then
       printf '%s\n' "$line"
     fi
   done
