@@ -1,10 +1,17 @@
 """Runs of 20 steps on made-up data that faults interrupt; shared by the tests of this folder."""
 
 import json
+import os
 import pathlib
 import struct
+import subprocess
+import time
+import uuid
 
-from lockstep_runner import LockstepTest, lockstep
+from lockstep_runner import LockstepTest, environment, kill, lockstep, processes_of
+
+# A run that only ends when it is ended: at the recipe's rate the loss would leave float32 after a hundred steps.
+ENDLESS = ("--epochs", "4000", "--set", "optim.lr=1e-6")
 
 
 def state_of(checkpoint):
@@ -36,6 +43,36 @@ class FaultyRun(LockstepTest):
         steps = [line["step"] for line in self.metrics(run, "train")]
         self.assertEqual(steps, list(range(1, 21)), "steps of the log, each once")
         return result
+
+    def start(self, run, launcher, env=None):
+        """Starts an endless run and waits for its second checkpoint; gives the process, and the mark of its processes."""
+        job = uuid.uuid4().hex
+        self.addCleanup(lambda: kill(processes_of(job)))
+        process = subprocess.Popen(list(map(str, [*launcher, *self.words(run, *ENDLESS)])), stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(job, env), start_new_session=True)
+        self.wait_for(lambda: len(self.checkpoints(run)) >= 2)
+        return process, job
+
+    def wait_for(self, condition, seconds=20):
+        until = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.05)
+
+    @staticmethod
+    def ranks_of(job):
+        return [pid for pid in processes_of(job) if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == "lockstep"]
+
+    def assert_stopped_and_goes_on(self, run, ranks):
+        """A run that start() started has saved when it was stopped, and goes on to the end that a run without a stop comes to."""
+        (end,) = self.metrics(run, "end")
+        self.assertEqual(end["reason"], "stopped on request")
+        self.assertEqual(int(self.checkpoints(run)[-1][5:12]), end["step"])
+        self.assertTrue((run / "final.pth").exists())
+        last = end["step"] + 3
+        self.done(*self.words(run, *ENDLESS, "--max-steps", last, "--resume", "auto"), ranks=ranks)
+        self.done(*self.words(self.folder / "whole", *ENDLESS, "--max-steps", last), ranks=ranks)
+        self.assertEqual((run / "final.pth").read_bytes(), (self.folder / "whole/final.pth").read_bytes())
 
     @staticmethod
     def checkpoints(run):

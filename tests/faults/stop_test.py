@@ -2,13 +2,11 @@
 
 import os
 import signal
-import subprocess
 import time
 import unittest
-import uuid
 
 from faulty_run import FaultyRun
-from lockstep_runner import environment, kill, mpirun, processes_of
+from lockstep_runner import mpirun, processes_of
 
 
 class StopTest(FaultyRun):
@@ -32,35 +30,12 @@ class StopTest(FaultyRun):
         result = self.faulty(self.folder / "run", "slow=60@0:6", "--set", "watch.deadline_s=1")
         self.assert_refused(result, 75, "forward of step 6", within_s=1 + 5)
 
-    def start(self, run, ranks):
-        job = uuid.uuid4().hex
-        self.addCleanup(lambda: kill(processes_of(job)))
-        words = [*mpirun(ranks), os.environ["LOCKSTEP"], *self.words(run, "--epochs", "4000")]
-        process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL, env=environment(job), start_new_session=True)
-        until = time.monotonic() + 20
-        while len(self.checkpoints(run)) < 2:
-            self.assertLess(time.monotonic(), until)
-            time.sleep(0.05)
-        return process, job
-
-    def ranks_of(self, job):
-        return [pid for pid in processes_of(job) if open(f"/proc/{pid}/comm", encoding="utf-8").read().strip() == "lockstep"]
-
     def assert_stops(self, send):
         run = self.folder / "run"
-        process, job = self.start(run, 2)
+        process, job = self.start(run, [*mpirun(2), os.environ["LOCKSTEP"]])
         send(process, job)
         self.assertEqual(process.wait(15), 85)
-        (end,) = self.metrics(run, "end")
-        self.assertEqual(end["reason"], "stopped on request")
-        self.assertEqual(int(self.checkpoints(run)[-1][5:12]), end["step"])
-        self.assertTrue((run / "final.pth").exists())
-        # It goes on from there, to the end that a run without a stop comes to.
-        last = end["step"] + 3
-        self.done(*self.words(run, "--epochs", "4000", "--max-steps", last, "--resume", "auto"), ranks=2)
-        self.done(*self.words(self.folder / "whole", "--epochs", "4000", "--max-steps", last), ranks=2)
-        self.assertEqual((run / "final.pth").read_bytes(), (self.folder / "whole/final.pth").read_bytes())
+        self.assert_stopped_and_goes_on(run, ranks=2)
 
     def test_usr1_to_mpirun_saves_and_stops(self):  # ctest: processors=2
         self.assert_stops(lambda process, job: process.send_signal(signal.SIGUSR1))
@@ -74,7 +49,7 @@ class StopTest(FaultyRun):
 
     def test_a_second_signal_ends_at_once(self):  # ctest: processors=2
         run = self.folder / "run"
-        process, job = self.start(run, 2)
+        process, job = self.start(run, [*mpirun(2), os.environ["LOCKSTEP"]])
         rank = self.ranks_of(job)[0]
         os.kill(self.ranks_of(job)[1], signal.SIGSTOP)  # so that nobody can agree on a stop
         os.kill(rank, signal.SIGUSR1)
