@@ -1,8 +1,8 @@
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
-#include <torch/nn/modules/pooling.h>
 
+#include "lockstep/max_pool.h"
 #include "lockstep/net.h"
 #include "model/nets.h"
 
@@ -19,7 +19,7 @@ class SjNet final : public Net {
     int64_t from = 3;
     for (const int64_t to : {32, 32, 64}) {
       layers->push_back(nn::Conv2d(nn::Conv2dOptions(from, to, 5).padding(2)));
-      layers->push_back(nn::MaxPool2d(2));
+      layers->push_back(MaxPool2x2());
       from = to;
     }
     layers->push_back(nn::Flatten());

@@ -15,9 +15,10 @@ MAY_INCLUDE = {
     "store": set(),
     "log": {"store"},
     "data": {"store", "log"},
-    "model": set(),
+    "ops": set(),
+    "model": {"ops"},
     "ddp": {"comm", "world", "store"},
-    "train": {"world", "data", "model", "ddp", "store", "log"},
+    "train": {"world", "data", "model", "ops", "ddp", "store", "log"},
     "cli": {"world", "comm", "bench", "data", "model", "ddp", "store", "log", "train"},
 }
 
