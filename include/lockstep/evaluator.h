@@ -4,6 +4,8 @@
 #include <array>
 #include <cstdint>
 
+#include "lockstep/augment.h"
+
 namespace lockstep {
 
 class Cifar10;
@@ -23,7 +25,8 @@ struct Evaluation {
 /// Collective: cross-entropy and accuracy of `net` over every image of `data`, each counted once. Images are cut into
 /// fixed batches of `batch`, in order; batch i is done by rank i mod world size; the batch results are added in batch
 /// order in double. So every digit is the same on every rank and at every rank count, given the same threads per rank.
-/// The net is on World::device. Leaves its mode as it was.
-Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch);
+/// The net is on World::device. Leaves its mode as it was. `shown`: how the images are, for instance normalised as in
+/// training.
+Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch, const Augmentation& shown = {});
 
 }  // namespace lockstep

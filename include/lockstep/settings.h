@@ -14,6 +14,9 @@ struct Settings {
   std::string data_dir;
   bool data_shuffle = true;
   int64_t data_seed = -1;  ///< -1: train_seed
+  bool data_normalize = false;
+  std::string data_flip = "none";
+  int64_t data_translate = 0;  ///< pixels
 
   std::string model_name = "sjnet";
 
@@ -27,6 +30,7 @@ struct Settings {
   std::string train_precision = "fp32";
   std::string train_memory_format = "contiguous";
   bool train_tf32 = false;
+  double train_label_smoothing = 0;
 
   std::string optim_name = "sgd";
   double optim_lr = 0.01;

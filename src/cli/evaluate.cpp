@@ -13,6 +13,7 @@
 #include "lockstep/net.h"
 #include "lockstep/weights.h"
 #include "lockstep/world.h"
+#include "train/batches.h"
 #include "train/device_path.h"
 
 namespace lockstep {
@@ -110,7 +111,7 @@ int evaluate_command(const Words& words) {
     set_up_device(settings);
     move_net(*net, world.device(), settings.train_memory_format);
     const Autocast autocast(world.device(), settings.train_precision);
-    const Evaluation result = evaluate(world, *net, *data, target.settings.eval_batch);
+    const Evaluation result = evaluate(world, *net, *data, settings.eval_batch, test_augmentation(settings));
     if (world.rank() == 0) (json ? print_json : print_text)(target.weights, *data, result);
     return 0;
   });

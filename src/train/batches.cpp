@@ -1,15 +1,35 @@
 #include "train/batches.h"
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/index.h>
+#include <ATen/ops/tensor.h>
 
 #include <cstring>
 
 namespace lockstep {
 
-Batches::Batches(const Cifar10& set, c10::Device device, Where where, at::MemoryFormat format)
-    : set_(set), device_(device), where_(where), format_(format) {
+Augmentation training_augmentation(const Settings& settings) {
+  Augmentation augmentation = test_augmentation(settings);
+  augmentation.flip = settings.data_flip == "random"        ? Augmentation::Flip::random
+                      : settings.data_flip == "alternating" ? Augmentation::Flip::alternating
+                                                            : Augmentation::Flip::none;
+  augmentation.translate = settings.data_translate;
+  augmentation.seed = static_cast<uint64_t>(settings.train_seed);
+  return augmentation;
+}
+
+Augmentation test_augmentation(const Settings& settings) { return {.normalize = settings.data_normalize}; }
+
+at::MemoryFormat memory_format(const Settings& settings) {
+  return settings.train_memory_format == "channels_last" ? at::MemoryFormat::ChannelsLast
+                                                         : at::MemoryFormat::Contiguous;
+}
+
+Batches::Batches(const Cifar10& set, c10::Device device, Where where, at::MemoryFormat format,
+                 const Augmentation& augmentation)
+    : set_(set), device_(device), where_(where), format_(format), pass_(augmentation, format) {
   if (where_ == Where::host) return;
   const int64_t count = set.size();
   const at::Tensor bytes = at::empty({count, 3, 32, 32}, at::kByte);
@@ -22,20 +42,45 @@ Batches::Batches(const Cifar10& set, c10::Device device, Where where, at::Memory
   labels_ = labels.to(device_);
   // A tensor there and not a number here: CUDA's kernels multiply by the reciprocal of a number, with other bits.
   top_ = at::full({}, 255, at::TensorOptions(at::kFloat).device(device_));
+  mean_ = at::tensor(at::ArrayRef<float>(Augmentation::kMean)).view({1, 3, 1, 1}).to(device_);
+  std_ = at::tensor(at::ArrayRef<float>(Augmentation::kStd)).view({1, 3, 1, 1}).to(device_);
+  channels_ = at::arange(3, at::TensorOptions(at::kLong).device(device_)).view({1, 3, 1, 1});
 }
 
-void Batches::load(std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) const {
+// From pinned memory, so that the copy waits for nothing; LibTorch's allocator gives it to nobody else until then.
+at::Tensor Batches::to_device(const at::Tensor& host) const {
+  if (!device_.is_cuda()) return host.to(device_);
+  return host.pin_memory().to(device_, /*non_blocking=*/true);
+}
+
+void Batches::load(std::span<const int64_t> indices, int64_t epoch, at::Tensor& images, at::Tensor& labels) const {
   if (where_ == Where::host) {
-    set_.batch(indices, images, labels);
-    if (format_ != at::MemoryFormat::Contiguous) images = images.contiguous(format_);
+    pass_.load(set_, indices, epoch, images, labels);
     return;
   }
-  // Pinned, so that the copy waits for nothing. LibTorch's allocator gives the memory to nobody else until it is over.
   const auto count = static_cast<int64_t>(indices.size());
-  const at::Tensor host = at::empty({count}, at::TensorOptions(at::kLong).pinned_memory(device_.is_cuda()));
+  const Augmentation& augmentation = pass_.augmentation();
+  const at::Tensor host = at::empty({count}, at::kLong);
   std::memcpy(host.data_ptr<int64_t>(), indices.data(), indices.size_bytes());
-  const at::Tensor chosen = host.to(device_, /*non_blocking=*/true);
-  images = at::index(bytes_, {chosen}).to(at::kFloat).div_(top_);
+  const at::Tensor chosen = to_device(host);
+  if (augmentation.flip == Augmentation::Flip::none && augmentation.translate == 0) {
+    images = at::index(bytes_, {chosen});
+  } else {
+    // Which row and column of its image each row and column of the batch shows.
+    const at::Tensor from = at::empty({2, count, 32}, at::kLong);
+    int64_t* row = from.data_ptr<int64_t>();
+    int64_t* column = row + count * 32;
+    for (const int64_t index : indices) {
+      const Placement place = placement(augmentation, epoch, index);
+      for (const uint8_t shown_row : shown(place.down, false)) *row++ = shown_row;
+      for (const uint8_t shown_column : shown(place.right, place.mirrored)) *column++ = shown_column;
+    }
+    const at::Tensor there = to_device(from);
+    images = at::index(bytes_, {chosen.view({count, 1, 1, 1}), channels_, there[0].view({count, 1, 32, 1}),
+                                there[1].view({count, 1, 1, 32})});
+  }
+  images = images.to(at::kFloat).div_(top_);
+  if (augmentation.normalize) images = images.sub_(mean_).div_(std_);
   if (format_ != at::MemoryFormat::Contiguous) images = images.contiguous(format_);
   labels = at::index(labels_, {chosen});
 }

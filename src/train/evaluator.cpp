@@ -15,7 +15,7 @@
 
 namespace lockstep {
 
-Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch) {
+Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch, const Augmentation& shown) {
   const c10::NoGradGuard no_gradients;
   const bool was_training = net.is_training();
   net.eval();
@@ -26,6 +26,7 @@ Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch) 
   // One place a batch, zero but on the rank that fills it: the sum over ranks is exact whatever its order.
   std::vector<double> losses(static_cast<size_t>(result.batches), 0.0);
   std::array<int64_t, 20> counts = {};  // correct by class, then images by class
+  const BatchPass pass(shown);
   std::vector<int64_t> indices;
   at::Tensor images;
   at::Tensor labels;
@@ -36,7 +37,7 @@ Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch) 
     indices.resize(static_cast<size_t>(std::min(batch, data.size() - i * batch)));
     std::iota(indices.begin(), indices.end(), i * batch);
     world.still_doing();
-    data.batch(indices, images, labels);
+    pass.load(data, indices, 0, images, labels);
     const at::Tensor logits = net.forward(images.to(world.device())).to(at::kFloat);
     means.push_back(at::cross_entropy_loss(logits, labels.to(world.device())));
     named.push_back(logits.argmax(1));

@@ -1,6 +1,7 @@
 #include "train/gradients.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/Reduction.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -65,6 +66,10 @@ at::Tensor Gradients::logits(const at::Tensor& images) {
   return net_->forward(images).to(at::kFloat);
 }
 
+at::Tensor Gradients::loss_of(const at::Tensor& logits, const at::Tensor& labels) const {
+  return at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100, settings_.train_label_smoothing);
+}
+
 void Gradients::run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward) {
   const auto passes = deal_.passes(step, shard);
   // The weighted sum of the losses of the shard's passes.
@@ -82,7 +87,7 @@ void Gradients::run_passes(int64_t step, int64_t shard, const std::function<void
       const Autocast autocast(images_.device(), settings_.train_precision);
       loss = ddp_ ? ddp_->forward(images_) : net_->forward(images_);
     }
-    loss = at::cross_entropy_loss(loss.to(at::kFloat), labels_);
+    loss = loss_of(loss.to(at::kFloat), labels_);
     if (i == 0 && before_backward != nullptr) (*before_backward)(loss);
     // A loss that is not finite makes gradients so, whatever they would be: all ranks see it in the same step.
     if (reads_ == Reads::each_step) {
@@ -199,7 +204,7 @@ void Gradients::explain_now(int64_t step_of_run, int64_t step, const std::string
       const int64_t shard = plan_.shards_per_rank * world_.rank() + i;
       for (const Pass& pass : deal_.passes(step, shard)) {
         load_(pass.images, images_, labels_);
-        at::cross_entropy_loss(logits(images_), labels_).backward();
+        loss_of(logits(images_), labels_).backward();
       }
       for (const auto& [name, parameter] : net_->named_parameters().pairs()) {
         if (parameter.grad().defined() && !parameter.grad().isfinite().all().item<bool>()) {
@@ -230,7 +235,7 @@ double Gradients::cost_of_virtual_ranks() {
       const auto started = std::chrono::steady_clock::now();
       for (int64_t i = 0; i < passes; ++i) {
         for (at::Tensor& parameter : parameters_) parameter.mutable_grad() = at::Tensor();
-        at::cross_entropy_loss(logits(input), labels).backward();
+        loss_of(logits(input), labels).backward();
       }
       synchronize(world_.device());
       best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());

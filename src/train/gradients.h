@@ -64,6 +64,7 @@ class Gradients {
 
  private:
   at::Tensor logits(const at::Tensor& images);
+  at::Tensor loss_of(const at::Tensor& logits, const at::Tensor& labels) const;
   void run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward);
   [[noreturn]] void explain_now(int64_t step_of_run, int64_t step, const std::string& last_saved);
   [[noreturn]] void explain_later(int64_t step_of_run, int64_t own_loss_step, const std::string& last_saved);

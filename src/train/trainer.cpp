@@ -213,14 +213,14 @@ TrainResult train(World& world, const TrainRequest& request) {
     });
   }
   const bool as_on_a_gpu = world.device().is_cuda() || request.as_on_a_gpu;
-  const Batches batches(
-      *train_set, world.device(), as_on_a_gpu ? Batches::Where::device : Batches::Where::host,
-      settings.train_memory_format == "channels_last" ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+  const Batches batches(*train_set, world.device(), as_on_a_gpu ? Batches::Where::device : Batches::Where::host,
+                        memory_format(settings), training_augmentation(settings));
+  int64_t epoch = start.epoch;
   StepClock clock(world);
   Gradients gradients(
       world, net, settings, plan, clock,
       [&](std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) {
-        batches.load(indices, images, labels);
+        batches.load(indices, epoch, images, labels);
       },
       as_on_a_gpu ? Gradients::Reads::when_asked : Gradients::Reads::each_step);
   const double slower = settings.train_virtual_ranks > 0 ? gradients.cost_of_virtual_ranks() : 0;
@@ -250,7 +250,6 @@ TrainResult train(World& world, const TrainRequest& request) {
                .log = log ? &*log : nullptr,
                .guard = guard});
   std::optional<BestTest> best = start.best;
-  int64_t epoch = start.epoch;
   int64_t epoch_step = start.epoch_step;
   const auto test = [&](int64_t tested_epoch) {  // all ranks
     const auto started = std::chrono::steady_clock::now();
@@ -259,7 +258,7 @@ TrainResult train(World& world, const TrainRequest& request) {
     gradients.check(saver.last_good());
     gradients.sync_buffers();
     const Autocast autocast(world.device(), settings.train_precision);
-    result.last = evaluate(world, *net, *test_set, settings.eval_batch);
+    result.last = evaluate(world, *net, *test_set, settings.eval_batch, test_augmentation(settings));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     if (log) log->test(result.steps, tested_epoch, *result.last, seconds);
     if (!best || result.last->accuracy > best->accuracy) {

@@ -80,13 +80,13 @@ struct Steps {
         set(Cifar10::open(Cifar10::find(settings.data_dir), Cifar10::Split::train)),
         plan(make_plan(settings, world().size(), set.size())),
         net(std::move(trained)),
-        batches(set, device, Batches::Where::device, at::MemoryFormat::Contiguous),
+        batches(set, device, Batches::Where::device, at::MemoryFormat::Contiguous, {}),
         clock(world()) {
     move_net(*net, device, settings.train_memory_format);
     gradients.emplace(
         world(), net, settings, plan, clock,
         [this](std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) {
-          batches.load(indices, images, labels);
+          batches.load(indices, 0, images, labels);
         },
         Gradients::Reads::when_asked);
     optimizer.emplace(net->parameters(), torch::optim::SGDOptions(0.01).momentum(0.9).weight_decay(1e-4));
@@ -232,15 +232,19 @@ TEST(DevicePath, AnInfiniteLossStopsToo) {
 
 TEST(Batches, HaveTheSameBitsOnTheDeviceAndOnTheHost) {
   const auto set = Cifar10::open(Cifar10::find(data()), Cifar10::Split::train);
-  const Batches on_host(set, at::kCPU, Batches::Where::host, at::MemoryFormat::ChannelsLast);
-  const Batches on_device(set, at::kCPU, Batches::Where::device, at::MemoryFormat::ChannelsLast);
-  const std::vector<int64_t> indices = {319, 0, 7, 7, 200};
-  at::Tensor images, labels, same_images, same_labels;
-  on_host.load(indices, images, labels);
-  on_device.load(indices, same_images, same_labels);
-  EXPECT_TRUE(at::equal(images, same_images));
-  EXPECT_TRUE(at::equal(labels, same_labels));
-  EXPECT_EQ(images.strides(), same_images.strides());
+  const std::vector<Augmentation> augmentations = {
+      {}, {.normalize = true}, {.normalize = true, .flip = Augmentation::Flip::alternating, .translate = 3, .seed = 5}};
+  for (const Augmentation& augmentation : augmentations) {
+    const Batches on_host(set, at::kCPU, Batches::Where::host, at::MemoryFormat::ChannelsLast, augmentation);
+    const Batches on_device(set, at::kCPU, Batches::Where::device, at::MemoryFormat::ChannelsLast, augmentation);
+    const std::vector<int64_t> indices = {319, 0, 7, 7, 200};
+    at::Tensor images, labels, same_images, same_labels;
+    on_host.load(indices, 1, images, labels);
+    on_device.load(indices, 1, same_images, same_labels);
+    EXPECT_TRUE(at::equal(images, same_images));
+    EXPECT_TRUE(at::equal(labels, same_labels));
+    EXPECT_EQ(images.strides(), same_images.strides());
+  }
 }
 
 }  // namespace
