@@ -112,22 +112,12 @@ template <typename Bits>
 
 LOCKSTEP_POOL_LOOPS(any, )
 #ifdef __x86_64__
-LOCKSTEP_POOL_LOOPS(avx2, [[gnu::target("avx2")]])
-LOCKSTEP_POOL_LOOPS(avx512, [[gnu::target("avx512f,avx512bw,avx512vl,prefer-vector-width=512")]])
+LOCKSTEP_POOL_LOOPS(avx2, LOCKSTEP_FOR_AVX2)
+LOCKSTEP_POOL_LOOPS(avx512, LOCKSTEP_FOR_AVX512)
 #endif
 #undef LOCKSTEP_POOL_LOOPS
 
 }  // namespace
-
-Processor best_processor() {
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    return Processor::avx512;
-  }
-  if (__builtin_cpu_supports("avx2")) return Processor::avx2;
-#endif
-  return Processor::any;
-}
 
 template <typename Bits>
 PoolKernels<Bits> pool_kernels(Processor processor) {

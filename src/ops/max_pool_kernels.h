@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "ops/processor.h"
+
 namespace lockstep {
 
 /// Element types: float, and bfloat16 as its bits.
@@ -15,10 +17,6 @@ struct PoolKernels {
   void (*backward)(const Bits* gradient, const uint8_t* winner, Bits* upper, Bits* lower, int64_t pixels,
                    int64_t channels);
 };
-
-/// What the loops are compiled for. `best`: the last one that this processor has.
-enum class Processor { any, avx2, avx512 };
-Processor best_processor();
 
 /// float32's bits are uint32_t, bfloat16's uint16_t.
 template <typename Bits>
