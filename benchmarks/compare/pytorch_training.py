@@ -1,0 +1,218 @@
+"""The tutorial's network trained in Python, as one process or as a rank of torchrun; says as JSON lines how it went.
+
+    python pytorch_training.py --data-dir DIR --loop tutorial --warm-up 100 --steps 300
+    python -m torch.distributed.run --standalone --nproc-per-node 2 pytorch_training.py …
+
+tutorial   what the tutorial does: a data set of PIL images, made into tensors one by one, through a DataLoader
+tuned      what a person who knows PyTorch does: images in memory as tensors, batches cut out of them, channels_last, fused SGD,
+           gradients as views of DDP's buckets, ranks with a core each
+compiled   the same with network and loss by torch.compile
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import time
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+RECORD_BYTES = 1 + 3 * 32 * 32
+RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def say(event, **values):
+    if RANK == 0:
+        print(json.dumps({"event": event, "time": time.time(), **values}), flush=True)
+
+
+def read_split(folder, split):
+    """Images as uint8 [n, 32, 32, 3] and labels as int64 [n], from the binary files."""
+    names = ["test_batch.bin"] if split == "test" else [f"data_batch_{i}.bin" for i in range(1, 6)]
+    root = pathlib.Path(folder)
+    if not (root / names[0]).exists():
+        root = root / "cifar-10-batches-bin"
+    records = np.concatenate([np.fromfile(root / name, np.uint8).reshape(-1, RECORD_BYTES) for name in names])
+    images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return images, records[:, 0].astype(np.int64)
+
+
+def to_tensor(picture):
+    """As torchvision's ToTensor: float32 [3, height, width] in [0, 1]."""
+    pixels = torch.from_numpy(np.array(picture, np.uint8, copy=True))
+    return pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+
+
+class Pictures(Dataset):
+    """As torchvision's CIFAR10 with ToTensor."""
+
+    def __init__(self, folder, split):
+        images, labels = read_split(folder, split)
+        self.images, self.labels = images, labels.tolist()
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return to_tensor(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def make_net():
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 5, padding=2),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 32, 5, padding=2),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5, padding=2),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(1024, 64),
+        nn.Linear(64, 10),
+    )
+
+
+class TutorialLoop:
+    """`epoch(i)` gives the batches of an epoch, `step(images, labels)` trains on one and gives the loss."""
+
+    def __init__(self, options):
+        data = Pictures(options.data_dir, "train")
+        # Lockstep's order of images.
+        self.sampler = DistributedSampler(data, RANKS, RANK, shuffle=True, seed=options.seed)
+        self.loader = DataLoader(data, batch_size=options.batch, sampler=self.sampler, drop_last=not options.evaluate)
+        self.net = make_net()
+        self.model = DistributedDataParallel(self.net) if RANKS > 1 else self.net
+        self.criterion = nn.CrossEntropyLoss()
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01)
+
+    def epoch(self, index):
+        self.sampler.set_epoch(index)
+        yield from self.loader
+
+    def step(self, images, labels):
+        loss = self.criterion(self.model(images), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+
+class TunedLoop:
+    def __init__(self, options):
+        self.options = options
+        bf16 = options.precision == "bf16"
+        images, labels = read_split(options.data_dir, "train")
+        # In the type that the first convolution takes: autocast would round the same numbers the same way, batch by batch.
+        self.images = torch.from_numpy(images).to(torch.float32).div_(255).to(torch.bfloat16 if bf16 else torch.float32)
+        self.labels = torch.from_numpy(labels)
+        self.sampler = DistributedSampler(self.labels, RANKS, RANK, shuffle=True, seed=options.seed)
+        self.net = make_net().to(memory_format=torch.channels_last)
+        self.autocast = (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else contextlib.nullcontext
+        self.model = torch.compile(self.net) if options.loop == "compiled" else self.net
+        if RANKS > 1:
+            self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True, static_graph=True)
+        self.loss = nn.functional.cross_entropy
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01, fused=True)
+
+    def epoch(self, index):
+        self.sampler.set_epoch(index)
+        order = torch.tensor(list(self.sampler))
+        for chosen in order[: len(order) // self.options.batch * self.options.batch].split(self.options.batch):
+            # [n, 32, 32, 3] seen as [n, 3, 32, 32] is channels_last.
+            yield self.images.index_select(0, chosen).permute(0, 3, 1, 2), self.labels.index_select(0, chosen)
+
+    def step(self, images, labels):
+        with self.autocast():
+            loss = self.loss(self.model(images), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+
+def measure(options, loop):
+    """Images a second of all ranks over options.steps steps, after options.warm_up."""
+    step, images, started = 0, 0, 0.0
+    last = options.warm_up + options.steps
+    epoch = 0
+    while step < last:
+        for batch, labels in loop.epoch(epoch):
+            loss = loop.step(batch, labels)
+            step += 1
+            images += len(labels)
+            if step == 1:
+                say("first_step")
+            if step % 100 == 0:
+                loss.item()  # the log's
+            if step == options.warm_up:
+                if RANKS > 1:
+                    dist.barrier()
+                images, started = 0, time.perf_counter()
+            if step == last:
+                break
+        epoch += 1
+    if RANKS > 1:
+        dist.barrier()
+    say("speed", images_per_s=RANKS * images / (time.perf_counter() - started), loss=loss.item())
+
+
+@torch.no_grad()
+def accuracy(net, data, batch):
+    net.eval()
+    right = sum((net(images).argmax(1) == labels).sum().item() for images, labels in DataLoader(data, batch))
+    net.train()
+    return right / len(data)
+
+
+def train_and_test(options, loop):
+    test = Pictures(options.data_dir, "test")
+    step = 0
+    for epoch in range(options.evaluate):
+        for images, labels in loop.epoch(epoch):
+            loss = loop.step(images, labels)
+            step += 1
+            if step == 1:
+                say("first_step")
+            if step % 100 == 0:
+                loss.item()
+        say("test", epoch=epoch, accuracy=accuracy(loop.net, test, options.batch))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--loop", choices=["tutorial", "tuned", "compiled"], default="tutorial")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--core", type=int, nargs="*", default=[], help="one for each rank, to run on")
+    parser.add_argument("--batch", type=int, default=64, help="images a step on each rank")
+    parser.add_argument("--warm-up", type=int, default=100, help="steps before those that are timed")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--evaluate", type=int, default=0, metavar="EPOCHS", help="train this long, testing after each epoch")
+    options = parser.parse_args()
+    if options.core:
+        os.sched_setaffinity(0, {options.core[RANK]})
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    say("versions", torch=torch.__version__, cpu_capability=torch.backends.cpu.get_cpu_capability(), threads=torch.get_num_threads())
+    if RANKS > 1:
+        dist.init_process_group("gloo")
+    loop = (TutorialLoop if options.loop == "tutorial" else TunedLoop)(options)
+    if options.evaluate:
+        train_and_test(options, loop)
+    else:
+        measure(options, loop)
+    if RANKS > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

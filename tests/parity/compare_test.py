@@ -1,0 +1,104 @@
+"""benchmarks/compare_pytorch: every figure is there, what fails is told, nothing is left behind. How fast anything is, no test asks."""
+
+import json
+import os
+import pathlib
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import xml.etree.ElementTree
+
+from lockstep_runner import LockstepTest, environment, execute, processes_of
+
+USAGE, MISSING, FAILED = 64, 66, 70
+COMPARE = pathlib.Path(__file__).parents[2] / "benchmarks" / "compare_pytorch"
+
+
+class CompareTest(LockstepTest):
+    def words(self, *more):
+        return [COMPARE, "--binary", os.environ["LOCKSTEP"], "--python", sys.executable, *more]
+
+    def compare(self, *more, **how):
+        return execute(self.words(*more), **how)
+
+    def test_python_and_lockstep_are_measured_alike(self):  # ctest: processors=2 timeout=180
+        data = self.small_data(640)
+        files = {name: self.folder / f"compare.{name}" for name in ("json", "svg")}
+        words = ("--data-dir", data, "--rounds", 2, "--steps", 6, "--batch", 8, "--only", "*tutorial-[1dr]*")
+        result = self.compare(*words, "--json", files["json"], "--plot", files["svg"], timeout_s=150)
+        self.assertEqual(result.rc, 0, str(result))
+        written = json.loads(files["json"].read_text())
+        measured = {record["key"]: record for record in written["contenders"]}
+        self.assertEqual(set(measured), {"tutorial-1t", "tutorial-ddp", "lockstep-tutorial-ranks"} | set(measured))
+        for record in measured.values():
+            self.assertEqual(len(record["images_per_s"]), 2, record)
+            self.assertGreater(min(record["images_per_s"]), 0, record)
+            self.assertGreater(min(record["startup_s"]), 0, record)
+            self.assertIn(f"{record['title']}: {record['images_per_s'][1]:.0f} images/s", result.stdout)
+        first = written["required"][0]
+        ours, theirs = (measured[first[name]]["images_per_s"] for name in ("above", "below"))
+        self.assertEqual((first["above"], first["below"]), ("lockstep-tutorial-ranks", "tutorial-ddp"))
+        self.assertAlmostEqual(first["median"], statistics.median(a / b for a, b in zip(ours, theirs)))
+        self.assertLessEqual(first["least"], first["greatest"])
+        self.assertIn("wanted 1.9", result.stdout)
+        self.assertEqual(len(xml.etree.ElementTree.parse(files["svg"]).findall(".//{*}rect")), len(measured))
+
+    def test_the_time_to_an_accuracy_ends_a_run_that_has_reached_it(self):  # ctest: processors=2
+        data = self.small_data(640)
+        path = self.folder / "compare.json"
+        words = ("--data-dir", data, "--rounds", 0, "--json", path, "--accuracy", "tutorial@2:0,100", "nosuch:50")
+        result = self.compare(*words)
+        self.assertEqual(result.rc, 0, str(result))
+        python, lockstep, unknown = json.loads(path.read_text())["accuracy"]
+        for outcome in (python, lockstep):
+            self.assertEqual(len(outcome["tests"]), 2, outcome)  # 100 % is not reached, so all epochs are trained
+            self.assertEqual(outcome["reached_s"], {"0": outcome["tests"][0]["seconds"]})
+        self.assertIn("100 %: not reached", result.stdout)
+        self.assertIn("nosuch", unknown["problem"])
+        self.assertIn("skipped: ", result.stdout)
+
+    def test_a_contender_that_fails_is_told_and_the_others_are_measured(self):  # ctest: processors=2
+        self.small_data(640)
+        words = ("--data-dir", self.small_data(640), "--rounds", 1, "--steps", 3, "--only", "*-1t", "--python", "/bin/false")
+        result = self.compare(*words)
+        self.assertEqual(result.rc, FAILED, str(result))
+        self.assertIn("skipped: exit code 1", result.stdout)
+
+    def test_an_interrupt_leaves_nothing(self):  # ctest: processors=2
+        job = f"compare-{os.getpid()}"
+        env = environment(job, {"TMPDIR": str(self.folder)})
+        words = self.words("--data-dir", self.small_data(640), "--steps", 300_000, "--only", "lockstep-tutorial-ranks")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with self.subTest(signal=number), tempfile.TemporaryFile() as said:
+                script = subprocess.Popen([str(word) for word in words], stdout=said, stderr=said, env=env, start_new_session=True)
+                self.addCleanup(script.kill)
+                deadline = time.monotonic() + 30
+                while not list(self.folder.glob("compare-pytorch-*/*/run/metrics.jsonl")) and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                self.assertGreater(len(processes_of(job)), 2)
+                script.send_signal(number)
+                self.assertEqual(script.wait(20), 128 + number)
+                self.assertEqual(processes_of(job), [])
+                self.assertEqual(list(self.folder.glob("compare-pytorch-*")), [])
+
+    def test_bad_words(self):
+        for words, code, said in (
+            (["--steps", "2"], USAGE, "--steps 2"),
+            (["--data-dir", self.small_data(), "--only", "none"], USAGE, "'none'"),
+            (["--data-dir", self.small_data(), "--accuracy", "tutorial"], USAGE, "'tutorial'"),
+            (["--torch-env", "fast"], USAGE, "--torch-env"),
+            (["--data-dir", self.folder], MISSING, str(self.folder)),
+        ):
+            result = self.compare(*words)
+            self.assertEqual(result.rc, code, str(result))
+            self.assertIn(said, result.stderr)
+            self.assertIn("hint: ", result.stderr)
+        self.assertIn("lockstep-bf16-ranks", self.compare("--list").stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
