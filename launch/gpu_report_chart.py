@@ -26,10 +26,10 @@ def y_range(values, from_zero):
     return low - margin, high + margin
 
 
-def chart(title, curves, x_label, y_label, x_bytes=False):
+def chart(title, curves, x_label, y_label, x_bytes=False, x_ticks=None):
     """`curves` is [(name, [[x, y], …]), …] of finite numbers; "" where no curve has two points.
 
-    With x_bytes the x axis counts bytes, by doubling, and the y axis begins at 0.
+    With x_bytes the x axis counts bytes, by doubling, and the y axis begins at 0. x_ticks: where the x axis has numbers.
     """
     points = [(x, y) for _, curve in curves for x, y in curve if x > 0 or not x_bytes]
     if len({x for x, _ in points}) < 2:
@@ -51,7 +51,8 @@ def chart(title, curves, x_label, y_label, x_bytes=False):
     for tick in round_ticks(y_low, y_high):
         parts.append(f'<path class="grid" d="M{LEFT} {down(tick):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(label(LEFT - 8, down(tick) + 4, f"{tick:.6g}", "end"))
-    x_ticks = [2.0**power for power in range(math.ceil(x_low), math.floor(x_high) + 1, 4)] if x_bytes else round_ticks(x_low, x_high, 8)
+    if x_ticks is None:
+        x_ticks = [2.0**power for power in range(math.ceil(x_low), math.floor(x_high) + 1, 4)] if x_bytes else round_ticks(x_low, x_high, 8)
     for tick in x_ticks:
         parts.append(label(across(tick), HEIGHT - BOTTOM + 18, bytes_text(tick) if x_bytes else f"{tick:g}", "middle"))
     parts.append(label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "middle"))

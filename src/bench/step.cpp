@@ -1,6 +1,9 @@
 #include "bench/step.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <fmt/format.h>
 #include <torch/nn/modules/linear.h>
@@ -14,6 +17,7 @@
 #include "comm/allreduce_sum.h"
 #include "comm/group.h"
 #include "lockstep/ddp.h"
+#include "lockstep/net.h"
 #include "lockstep/world.h"
 #include "world/synchronize.h"
 
@@ -26,17 +30,43 @@ double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-struct Layers : torch::nn::Module {
+struct Layers : Net {
   Layers(int64_t layers, int64_t width) {
     for (int64_t i = 0; i < layers; ++i) {
       all.push_back(register_module(fmt::format("layer{}", i), torch::nn::Linear(width, width)));
     }
   }
-  at::Tensor forward(at::Tensor x) {
+  at::Tensor forward(at::Tensor x) override {
     for (auto& layer : all) x = layer->forward(x).relu();
     return x;
   }
   std::vector<torch::nn::Linear> all;
+};
+
+std::shared_ptr<Net> make_layers(const World& world, const StepOptions& options) {
+  auto net = std::make_shared<Layers>(options.layers, options.width);
+  net->to(world.device());
+  return net;
+}
+
+// What a rank trains on: the same in every step.
+struct Work {
+  at::Tensor inputs;
+  at::Tensor labels;  // of images
+
+  Work(const World& world, const StepOptions& options) {
+    if (!options.image_net) {
+      inputs = at::randn({options.batch, options.width}).to(world.device());
+      return;
+    }
+    const auto format = options.channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+    inputs = at::rand({options.batch, 3, 32, 32}).contiguous(format).to(world.device());
+    labels = at::randint(10, {options.batch}, at::kLong).to(world.device());
+  }
+
+  at::Tensor loss(const at::Tensor& outputs) const {
+    return labels.defined() ? at::cross_entropy_loss(outputs, labels) : outputs.square().mean();
+  }
 };
 
 }  // namespace
@@ -44,11 +74,14 @@ struct Layers : torch::nn::Module {
 StepTimes measure_step(World& world, const StepOptions& options) {
   at::manual_seed(0);
   // All ways train the same network: where its tensors lie in memory alone makes a few percent.
-  const auto net = std::make_shared<Layers>(options.layers, options.width);
-  net->to(world.device());
+  const std::shared_ptr<Net> net = options.image_net ? options.image_net() : make_layers(world, options);
   torch::optim::SGD optimizer_of_all(net->parameters(), 1e-3);
   DistributedDataParallel ddp(world, net, {.bucket_bytes = options.bucket_bytes, .overlap = DdpOptions::Overlap::on});
-  const at::Tensor rows = at::randn({options.batch, options.width}).to(world.device());
+  const Work work(world, options);
+  const auto forward_and_loss = [&] {
+    const auto around = options.around_forward();
+    return work.loss(ddp.forward(work.inputs));
+  };
 
   StepTimes times;
   for (const at::Tensor& parameter : net->parameters())
@@ -58,7 +91,7 @@ StepTimes measure_step(World& world, const StepOptions& options) {
     ddp.zero_grad();
     const auto no_sync = ddp.no_sync();
     const auto start = Clock::now();
-    const at::Tensor loss = ddp.forward(rows).square().mean();
+    const at::Tensor loss = forward_and_loss();
     synchronize(world.device());
     const double until_loss = ms_since(start);
     loss.backward();
@@ -76,7 +109,7 @@ StepTimes measure_step(World& world, const StepOptions& options) {
   const auto with_ddp = [&](bool overlap) {
     set_overlap(world, overlap);
     ddp.zero_grad();
-    ddp.forward(rows).square().mean().backward();
+    forward_and_loss().backward();
     optimizer_of_all.step();
   };
   const std::vector<std::function<void()>> ways = {
@@ -123,6 +156,15 @@ StepTimes measure_step(World& world, const StepOptions& options) {
   const double communication = below_blocking(0);
   times.hidden_in_buckets = below_blocking(2) / communication;
   times.hidden_overlapped = below_blocking(3) / communication;
+  if (options.profile) {
+    world.barrier();
+    OperatorTimes operators;
+    for (int64_t step = 0; step < options.steps; ++step) {
+      with_ddp(true);
+      synchronize(world.device());
+    }
+    times.operators = operators.stop();
+  }
   return times;
 }
 

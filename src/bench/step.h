@@ -2,21 +2,31 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "bench/operators.h"
 #include "bench/summary.h"
 
 namespace lockstep {
 
+class Net;
 class World;
 
 struct StepOptions {
   int64_t layers = 32;  ///< linear layers
   int64_t width = 256;  ///< inputs and outputs of each
-  int64_t batch = 512;  ///< rows on each rank
+  int64_t batch = 512;  ///< rows, or images, on each rank
   int64_t steps = 20;   ///< timed ones of each way
   int64_t bucket_bytes = 256 * 1024;
+  /// Makes a network of images, on the World's device, to train in place of the linear layers.
+  std::function<std::shared_ptr<Net>()> image_net;
+  bool channels_last = false;  ///< the layout of its images
+  /// What it gives lives while forward and loss are computed: autocast.
+  std::function<std::shared_ptr<void>()> around_forward = [] { return nullptr; };
+  bool profile = false;  ///< after the timed steps as many again, for StepTimes::operators
 };
 
 /// Milliseconds a step (forward, backward, optimizer) on the slowest rank. A GPU is waited for at the end of a step, in
@@ -36,6 +46,9 @@ struct StepTimes {
   /// communication takes no time.
   double hidden_in_buckets = 0;
   double hidden_overlapped = 0;
+
+  /// Of rank 0 in steps of the last way, with `profile`.
+  std::vector<OperatorTime> operators;
 };
 
 /// Collective. The four ways take turns step by step, so that a busy machine hits all alike.

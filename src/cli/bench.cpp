@@ -16,8 +16,9 @@ constexpr const char* kUsage = R"(Usage: mpirun -n N lockstep bench COMMAND [OPT
 
 Commands:
   comm   all-reduce from 4 B to 256 MB, beside MPI's own
-  step   phases of a training step, and how much of its communication is hidden
+  step   phases of a training step, how much of its communication is hidden, and its operators
 
+What 1 to N ranks bring is measured by the script benchmarks/scaling, since a job cannot change its number of ranks.
 `lockstep bench COMMAND --help` lists a command's options. docs/benchmarks.md says what the columns mean.
 )";
 

@@ -9,10 +9,12 @@ import subprocess
 import tempfile
 import time
 import unittest
+import xml.etree.ElementTree
 
 from lockstep_runner import LockstepTest, environment, execute, lockstep
 
-USAGE, LAUNCH, IO, TOO_SLOW = 64, 69, 74, 79
+USAGE, MISSING, LAUNCH, FAILED, IO, TOO_SLOW = 64, 66, 69, 70, 74, 79
+SCALING = pathlib.Path(__file__).parents[2] / "benchmarks" / "scaling"
 SLOW_LINK = pathlib.Path(__file__).parents[2] / "benchmarks" / "slow_link"
 
 
@@ -220,10 +222,79 @@ class BenchStepTest(LockstepTest):
             self.assertLessEqual(written[name + "_ms"]["p50"], written[name + "_ms"]["p95"], name)
         self.assertIn("hidden", result.stdout)
 
+    def test_a_profile_names_the_operators_of_a_network_and_their_shares(self):  # ctest: processors=2
+        path = self.folder / "step.json"
+        steps = 3
+        words = ("--model", "sjnet", "--batch", 4, "--steps", steps, "--threads", 1, "--profile", "--json", path)
+        layout = ("--memory-format", "channels_last", "--precision", "bf16")
+        result = self.done("bench", "step", *words, *layout, ranks=2)
+        written = json.loads(path.read_text())
+        self.assertEqual([written[name] for name in ("model", "memory_format", "precision")], ["sjnet", "channels_last", "bf16"])
+        operators = {entry["name"]: entry for entry in written["operators"]}
+        convolutions = [name for name in operators if "convolution_backward" in name]
+        self.assertEqual(len(convolutions), 1, operators)
+        self.assertEqual(operators[convolutions[0]]["calls_per_step"], 3)  # the network has three
+        self.assertTrue(any("max_pool" in name for name in operators), operators)
+        self.assertAlmostEqual(sum(entry["share"] for entry in operators.values()), 1)
+        named = written["operators"][:-1]
+        self.assertEqual(written["operators"][-1]["name"], "(no operator)")
+        self.assertEqual(named, sorted(named, key=lambda entry: -entry["self_ms_per_step"]))
+        self.assertGreaterEqual(min(entry["self_ms_per_step"] for entry in named), 0)
+        shown = [line.split() for line in result.stdout.split("# operator, by its own time")[1].splitlines()[1:]]
+        self.assertEqual(shown[0][0], named[0]["name"])
+        self.assertAlmostEqual(sum(float(line[-2]) for line in shown), 100, delta=1)
+
     def test_bad_words_of_a_step(self):
-        for words, said in ((["--layers", "0"], "--layers 0"), (["--steps", "x"], "'x'"), (["more"], "'more'")):
+        for words, said in (
+            (["--model", "none"], "'none'"),
+            (["--precision", "fp8"], "'fp8'"),
+            (["--memory-format", "channels_last"], "linear layers"),
+            (["--layers", "0"], "--layers 0"),
+            (["--steps", "x"], "'x'"),
+            (["more"], "'more'"),
+        ):
             with self.subTest(words=words):
                 self.assert_refused(lockstep("bench", "step", *words, ranks=2), USAGE, said)
+
+
+class ScalingTest(LockstepTest):
+    def scaling(self, *words):
+        return execute([SCALING, "--binary", os.environ["LOCKSTEP"], *words])
+
+    def test_each_number_of_ranks_is_set_beside_jobs_of_one_rank(self):  # ctest: processors=2
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skip("two cores are needed")
+        files = {name: self.folder / f"scaling.{name}" for name in ("json", "svg")}
+        words = ("--data-dir", self.small_data(640), "--ranks", "1,2", "--rounds", 1, "--steps", 3, "--batch", 8)
+        result = self.scaling(*words, "--json", files["json"], "--plot", files["svg"])
+        self.assertEqual(result.rc, 0, str(result))
+        self.assertEqual(result.left_over, [])
+        written = json.loads(files["json"].read_text())
+        for mode in ("weak", "strong"):
+            self.assertEqual([row["ranks"] for row in written[mode]], [1, 2])
+            for row in written[mode]:
+                ours, together, alone = (row[name][0] for name in ("images_per_s", "together_images_per_s", "alone_images_per_s"))
+                self.assertGreater(min(ours, together, alone), 0)
+                self.assertAlmostEqual(row["of_together"]["median"], ours / together)
+                self.assertAlmostEqual(row["of_alone"]["median"], ours / (alone * row["ranks"]))
+                self.assertGreater(min(row["phases_ms"][name] for name in ("data", "forward", "backward", "optimizer")), 0)
+        self.assertIn("% ", result.stdout)
+        self.assertEqual(len(xml.etree.ElementTree.parse(files["svg"]).findall(".//{*}path[@class='curve0']")), 2)  # the curve, and its name
+
+    def test_bad_words_of_scaling(self):
+        data = ("--data-dir", self.small_data())
+        for words, code, said in (
+            ([*data, "--ranks", "0,1"], USAGE, "0,1"),
+            ([*data, "--ranks", "100000"], USAGE, "a core of its own"),
+            ([*data, "--ranks", "two"], USAGE, "'two'"),
+            ([*data, "--ranks", "1", "--steps", "2"], USAGE, "--steps 2"),
+            (["--data-dir", self.folder], MISSING, "data_batch_1.bin"),
+            ([*data, "--ranks", "1", "--rounds", "1", "--set", "train.lr=1"], FAILED, "train.lr"),
+        ):
+            result = self.scaling(*words)
+            self.assertEqual(result.rc, code, str(result))
+            self.assertIn(said, result.stderr)
+            self.assertIn("hint: ", result.stderr)
 
 
 if __name__ == "__main__":
