@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/augment.h"
 #include "lockstep/cifar10.h"
 #include "lockstep/ddp.h"
 #include "lockstep/event_writer.h"
@@ -23,7 +24,6 @@
 #include "store/checkpoint.h"
 #include "store/crc32.h"
 #include "store/digest.h"
-#include "train/batches.h"
 
 namespace lockstep {
 namespace {
@@ -45,12 +45,12 @@ class Folder {
 
 void batch_pass(benchmark::State& state, at::MemoryFormat format, const std::string& folder) {
   const Cifar10 set = Cifar10::open(folder, Cifar10::Split::train);
-  const Batches batches(set, at::kCPU, Batches::Where::host, format);
+  const BatchPass pass({.normalize = true, .flip = Augmentation::Flip::alternating, .translate = 2}, format);
   const auto order = DistributedSampler({.size = set.size()}).permutation(0);
   at::Tensor images, labels;
   size_t at = 0;
   for (auto _ : state) {
-    batches.load(std::span(order).subspan(at, 64), images, labels);
+    pass.load(set, std::span(order).subspan(at, 64), 0, images, labels);
     benchmark::DoNotOptimize(images.data_ptr());
     at = (at + 64) % (order.size() - 64);
   }
