@@ -8,8 +8,8 @@ namespace lockstep {
 
 /// images: float32 or bfloat16 [n, c, h, w] → gelu(norm(images)), same shape, dtype and layout; `norm` is an ordinary
 /// module of c features and is used and updated as its own forward would (running statistics, their count, training or
-/// not). With dense channels_last images on a CPU, a float32 `norm` that tracks statistics, it is one operator of ours:
-/// two passes over the images each way and nothing kept but them. Everything else is done by LibTorch.
+/// not). With dense channels_last images on a CPU, a float32 affine `norm` that tracks statistics, it is one operator
+/// of ours: two passes over the images each way and nothing kept but them. Everything else is done by LibTorch.
 ///
 /// Computed in float32 whatever the images are; sums over images are added in an order that does not depend on threads.
 /// Agrees with LibTorch to rounding (in bfloat16 it rounds less often), not bit for bit. GELU is the exact one,

@@ -2,7 +2,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/nn/module.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/pimpl.h>
 
 namespace lockstep {
 
@@ -17,8 +18,9 @@ namespace lockstep {
 at::Tensor max_pool2x2(const at::Tensor& images);
 
 /// The same as a module without parameters, for torch::nn::Sequential.
-class MaxPool2x2Impl : public torch::nn::Module {
+class MaxPool2x2Impl : public torch::nn::Cloneable<MaxPool2x2Impl> {
  public:
+  void reset() override {}
   at::Tensor forward(const at::Tensor& images) { return max_pool2x2(images); }
 };
 TORCH_MODULE(MaxPool2x2);

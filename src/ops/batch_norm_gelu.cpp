@@ -96,8 +96,8 @@ Affine affine(const std::vector<double>& mean, const std::vector<double>& varian
   Affine result;
   for (size_t c = 0; c < mean.size(); ++c) {
     const double inverse = 1 / std::sqrt(variance[c] + eps);
-    const double scale = inverse * (weight.defined() ? weight.const_data_ptr<float>()[c] : 1);
-    const double shift = (bias.defined() ? bias.const_data_ptr<float>()[c] : 0) - mean[c] * scale;
+    const double scale = inverse * weight.const_data_ptr<float>()[c];
+    const double shift = bias.const_data_ptr<float>()[c] - mean[c] * scale;
     result.mean.push_back(static_cast<float>(mean[c]));
     result.deviation_inverse.push_back(static_cast<float>(inverse));
     result.scale.push_back(static_cast<float>(scale));
@@ -126,7 +126,6 @@ at::Tensor as_tensor(const std::vector<double>& values) {
   return tensor;
 }
 
-// weight and bias may be undefined.
 struct TrainedNormGelu : torch::autograd::Function<TrainedNormGelu> {
   static variable_list forward(AutogradContext* context, const at::Tensor& images, const at::Tensor& weight,
                                const at::Tensor& bias, double eps) {
@@ -156,8 +155,6 @@ struct TrainedNormGelu : torch::autograd::Function<TrainedNormGelu> {
           .copy_(at::from_blob(const_cast<float*>(values.data()), {static_cast<int64_t>(values.size())}, at::kFloat));
     };
     context->save_for_backward({images, keep(by.mean), keep(by.deviation_inverse), keep(by.scale), keep(by.shift)});
-    context->saved_data["weight"] = weight.defined();
-    context->saved_data["bias"] = bias.defined();
     const at::Tensor mean_out = as_tensor(mean);
     const at::Tensor variance_out = as_tensor(variance);
     context->mark_non_differentiable({mean_out, variance_out});
@@ -199,8 +196,7 @@ struct TrainedNormGelu : torch::autograd::Function<TrainedNormGelu> {
         kernels<Bits>().combine(x + at, scale, of_x.data(), constant.data(), dz + at, pixels, pieces.channels);
       });
     });
-    return {of_images, context->saved_data["weight"].toBool() ? as_tensor(product) : at::Tensor(),
-            context->saved_data["bias"].toBool() ? as_tensor(sum) : at::Tensor(), at::Tensor()};
+    return {of_images, as_tensor(product), as_tensor(sum), at::Tensor()};
   }
 };
 
@@ -239,13 +235,12 @@ struct Gelu : torch::autograd::Function<Gelu> {
 
 bool ours(const at::Tensor& images, const torch::nn::BatchNorm2dImpl& norm) {
   const auto fits = [&](const at::Tensor& tensor) {
-    return !tensor.defined() || (tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat &&
-                                 tensor.is_contiguous() && tensor.numel() == images.size(1));
+    return tensor.defined() && (tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat &&
+                                tensor.is_contiguous() && tensor.numel() == images.size(1));
   };
   const bool ungraded = !c10::GradMode::is_enabled() || !(images.requires_grad() || norm.weight.requires_grad());
   return known_type(images) && images.dim() == 4 && images.is_contiguous(at::MemoryFormat::ChannelsLast) &&
-         norm.running_mean.defined() && norm.running_var.defined() && fits(norm.running_mean) &&
-         fits(norm.running_var) && fits(norm.weight) && fits(norm.bias) &&
+         fits(norm.running_mean) && fits(norm.running_var) && fits(norm.weight) && fits(norm.bias) &&
          (norm.is_training() ? images.numel() > images.size(1) : ungraded);
 }
 

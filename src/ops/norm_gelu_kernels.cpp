@@ -1,11 +1,9 @@
 #include "ops/norm_gelu_kernels.h"
 
-#include <cstring>
+#include "ops/vectors.h"
 
 namespace lockstep {
 namespace {
-
-#define LOCKSTEP_INLINE [[gnu::always_inline]] static inline
 
 // (Φ(x) - 1/2) / x and (Φ(x) + x φ(x) - 1/2) / x, Φ the normal distribution and φ its density, as polynomials of degree
 // 14 in u = 2 x² / kMost² - 1, the highest power first: least squares over 4,000 Chebyshev nodes. Φ is then off by at
@@ -21,24 +19,6 @@ constexpr float kSlope[kCoefficients] = {2.439082177e-03F, -5.735615125e-03F, 4.
                                          8.034354923e-02F, -8.495648970e-02F, 8.039092581e-02F, -7.173111262e-02F,
                                          6.656245170e-02F, -7.511106477e-02F, 1.421339335e-01F};
 
-// One by one: g++ 12 takes no template parameter for the size.
-template <int64_t kLanes>
-struct Vectors;
-#define LOCKSTEP_VECTORS(lanes)                              \
-  template <>                                                \
-  struct Vectors<lanes> {                                    \
-    using Floats [[gnu::vector_size(lanes * 4)]] = float;    \
-    using Words [[gnu::vector_size(lanes * 4)]] = uint32_t;  \
-    using Signed [[gnu::vector_size(lanes * 4)]] = int32_t;  \
-    using Halves [[gnu::vector_size(lanes * 2)]] = uint16_t; \
-  };
-LOCKSTEP_VECTORS(4)
-LOCKSTEP_VECTORS(8)
-LOCKSTEP_VECTORS(16)
-#undef LOCKSTEP_VECTORS
-
-// The loops with vectors of kLanes values: as many as a register of the processor holds, since g++ makes code that goes
-// through memory from longer ones. Vectors are passed by reference: by value, their place would depend on the target.
 template <int64_t kLanes, typename Bits>
 struct Loops {
   using Floats = typename Vectors<kLanes>::Floats;

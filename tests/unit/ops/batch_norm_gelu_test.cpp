@@ -123,6 +123,8 @@ TEST(BatchNormGelu, LeavesTheRestToLibTorchAndAFrozenWeightAlone) {
   out.sum().backward();
   EXPECT_FALSE(norm->weight.grad().defined());
   EXPECT_TRUE(norm->bias.grad().defined());
+  torch::nn::BatchNorm2d bare(torch::nn::BatchNorm2dOptions(8).affine(false));
+  EXPECT_EQ(batch_norm_gelu(images, bare).sizes(), images.sizes());
 }
 
 TEST(BatchNormGelu, PassesANaNOn) {
