@@ -25,6 +25,7 @@ struct Settings {
   int64_t train_global_batch = 64;  ///< images a step over all ranks
   int64_t train_seed = 0;
   int64_t train_accumulate = 1;     ///< backward passes of a step on each rank
+  int64_t train_micro_batch = 0;    ///< images of a backward pass at most; 0: as train_accumulate says
   int64_t train_virtual_ranks = 0;  ///< 0: off
   double train_clip_norm = 0;       ///< 0: off
   std::string train_precision = "fp32";
@@ -38,9 +39,17 @@ struct Settings {
   double optim_momentum = 0;
   bool optim_nesterov = false;
   double optim_weight_decay = 0;
+  std::string optim_schedule = "constant";
+  int64_t optim_warmup_steps = 0;
+  // With muon: of what is not a filter.
+  double optim_bias_lr = 0.01;
+  double optim_head_lr = 0.01;
+  double optim_sgd_momentum = 0.85;
+  int64_t optim_whiten_epochs = 0;
 
   int64_t eval_batch = 64;
   int64_t eval_every_epochs = 1;  ///< 0: never
+  std::string eval_tta = "none";
 
   int64_t log_every_steps = 100;  ///< 0: never
 

@@ -15,6 +15,7 @@
 #include "lockstep/world.h"
 #include "train/batches.h"
 #include "train/device_path.h"
+#include "train/tta.h"
 
 namespace lockstep {
 namespace {
@@ -30,7 +31,9 @@ cxxopts::Options evaluate_options() {
        cxxopts::value<std::string>(), "DIR")                                                //
       ("model", "The network (default: the run's)", cxxopts::value<std::string>(), "NAME")  //
       ("batch", "Images a batch; test_loss is the sum of the batch means (default: the run's)",
-       cxxopts::value<int64_t>(), "N")                                                                 //
+       cxxopts::value<int64_t>(), "N")  //
+      ("tta", "Test-time augmentation: none, mirror or shifts (default: the run's)", cxxopts::value<std::string>(),
+       "VIEWS")                                                                                        //
       ("threads", "LibTorch's threads on each rank", cxxopts::value<int>()->default_value("0"), "N")   //
       ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")  //
       ("json", "Print one JSON object");
@@ -93,7 +96,8 @@ int evaluate_command(const Words& words) {
                     "lockstep evaluate RUN|FILE");
       }
       target = find_target((*flags)["target"].as<std::string>());
-      for (const auto& [flag, setting] : {std::pair{"data-dir", "data.dir"}, std::pair{"model", "model.name"}}) {
+      for (const auto& [flag, setting] :
+           {std::pair{"data-dir", "data.dir"}, std::pair{"model", "model.name"}, std::pair{"tta", "eval.tta"}}) {
         if (flags->count(flag) > 0) {
           apply_setting(target.settings, fmt::format("{}={}", setting, (*flags)[flag].as<std::string>()));
         }
@@ -111,7 +115,8 @@ int evaluate_command(const Words& words) {
     set_up_device(settings);
     move_net(*net, world.device(), settings.train_memory_format);
     const Autocast autocast(world.device(), settings.train_precision);
-    const Evaluation result = evaluate(world, *net, *data, settings.eval_batch, test_augmentation(settings));
+    const Evaluation result =
+        evaluate(world, *net, *data, settings.eval_batch, test_augmentation(settings), tta_of(settings));
     if (world.rank() == 0) (json ? print_json : print_text)(target.weights, *data, result);
     return 0;
   });

@@ -12,7 +12,8 @@ namespace lockstep {
 namespace {
 
 const std::map<std::string, std::shared_ptr<Net> (*)()>& registry() {
-  static const std::map<std::string, std::shared_ptr<Net> (*)()> nets = {{"sjnet", &make_sjnet}};
+  static const std::map<std::string, std::shared_ptr<Net> (*)()> nets = {{"airbench94", &make_airbench94},
+                                                                         {"sjnet", &make_sjnet}};
   return nets;
 }
 

@@ -5,6 +5,7 @@
 
 namespace lockstep {
 
+std::shared_ptr<Net> make_airbench94();
 std::shared_ptr<Net> make_sjnet();
 
 }  // namespace lockstep

@@ -92,9 +92,10 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
                                  settings.ddp_wire == "bf16" ? ", sent as bf16" : ""));
   }
   row("steps", fmt::format("{} an epoch, {} in all", grouped(plan.steps_per_epoch), grouped(plan.total_steps)));
-  row("rate",
-      fmt::format("{} ({}, momentum {}{}, weight decay {})", settings.optim_lr, settings.optim_name,
-                  settings.optim_momentum, settings.optim_nesterov ? " Nesterov" : "", settings.optim_weight_decay));
+  row("rate", fmt::format("{}{} ({}, momentum {}{}, weight decay {})", settings.optim_lr,
+                          settings.optim_schedule == "constant" ? "" : " at its peak, " + settings.optim_schedule,
+                          settings.optim_name, settings.optim_momentum, settings.optim_nesterov ? " Nesterov" : "",
+                          settings.optim_weight_decay));
   row("run", facts.out);
   if (!facts.fault.empty()) row("FAULT", facts.fault + " (planted by LOCKSTEP_FAULT)");
   text += "  settings\n";

@@ -12,10 +12,11 @@
 #include "lockstep/cifar10.h"
 #include "lockstep/net.h"
 #include "lockstep/world.h"
+#include "train/tta.h"
 
 namespace lockstep {
 
-Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch, const Augmentation& shown) {
+Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch, const Augmentation& shown, Tta tta) {
   const c10::NoGradGuard no_gradients;
   const bool was_training = net.is_training();
   net.eval();
@@ -38,7 +39,7 @@ Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch, 
     std::iota(indices.begin(), indices.end(), i * batch);
     world.still_doing();
     pass.load(data, indices, 0, images, labels);
-    const at::Tensor logits = net.forward(images.to(world.device())).to(at::kFloat);
+    const at::Tensor logits = average_logits(net, images.to(world.device()), tta);
     means.push_back(at::cross_entropy_loss(logits, labels.to(world.device())));
     named.push_back(logits.argmax(1));
   }

@@ -37,6 +37,11 @@ Plan make_plan(const Settings& settings, int world_size, int64_t images) {
                 fmt::format("start fewer ranks, or --set train.global_batch={}", plan.shards));
   }
   const int64_t smallest_shard = plan.global_batch / plan.shards;
+  if (settings.train_micro_batch > 0) {
+    const int64_t largest_shard = (plan.global_batch + plan.shards - 1) / plan.shards;
+    const int64_t passes = (largest_shard + settings.train_micro_batch - 1) / settings.train_micro_batch;
+    plan.accumulate = std::max(plan.accumulate, std::min(passes, smallest_shard));
+  }
   if (plan.accumulate > smallest_shard) {
     throw Error(ExitCode::usage,
                 fmt::format("train.accumulate = {} cuts shares of {} images into more passes than images",
@@ -55,7 +60,8 @@ Plan make_plan(const Settings& settings, int world_size, int64_t images) {
   plan.padded = virtual_ranks == 0 && plan.global_batch % world_size == 0;
   plan.images_per_epoch = plan.padded ? (images + world_size - 1) / world_size * world_size : images;
   plan.steps_per_epoch = (plan.images_per_epoch + plan.global_batch - 1) / plan.global_batch;
-  plan.total_steps = settings.train_epochs * plan.steps_per_epoch;
+  plan.scheduled_steps = settings.train_epochs * plan.steps_per_epoch;
+  plan.total_steps = plan.scheduled_steps;
   if (settings.train_max_steps > 0) plan.total_steps = std::min(plan.total_steps, settings.train_max_steps);
   return plan;
 }

@@ -19,7 +19,8 @@ struct Plan {
   bool padded = false;
   int64_t images_per_epoch = 0;  ///< with the padding
   int64_t steps_per_epoch = 0;
-  int64_t total_steps = 0;  ///< of the run, train.max_steps considered
+  int64_t total_steps = 0;      ///< of the run, train.max_steps considered
+  int64_t scheduled_steps = 0;  ///< of all epochs, whatever train.max_steps says: what optim.schedule counts
 };
 
 /// Throws Error: launch when there are more ranks than images in the set or in a step, or virtual ranks that the ranks

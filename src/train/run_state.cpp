@@ -26,6 +26,7 @@ const std::map<std::string, OnResume>& free_settings() {
       {"optim.lr_scale", OnResume::ignored},
       {"eval.batch", OnResume::may_change},
       {"eval.every_epochs", OnResume::may_change},
+      {"eval.tta", OnResume::may_change},
       {"log.every_steps", OnResume::may_change},
       {"checkpoint.every_steps", OnResume::may_change},
       {"checkpoint.every_epochs", OnResume::may_change},

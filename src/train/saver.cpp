@@ -6,11 +6,11 @@
 
 #include "lockstep/audit.h"
 #include "lockstep/world.h"
+#include "optim/optimizer.h"
 #include "store/checkpoint.h"
 #include "store/checkpoint_writer.h"
 #include "train/fault.h"
 #include "train/gradients.h"
-#include "train/optimizer_state.h"
 #include "train/resume.h"
 
 namespace lockstep {
@@ -23,9 +23,9 @@ at::Tensor copy_on_host(const at::Tensor& tensor) {
 
 }  // namespace
 
-NamedTensors replica_state(const Net& net, const torch::optim::SGD& optimizer) {
+NamedTensors replica_state(const Net& net, const Optimizer& optimizer) {
   NamedTensors state = state_dict(net);
-  for (auto& [name, tensor] : optimizer_state(net, optimizer)) state.emplace_back(name, tensor);
+  for (auto& [name, tensor] : optimizer.state()) state.emplace_back(name, tensor);
   return state;
 }
 
@@ -60,7 +60,7 @@ void Saver::checkpoint(RunState state) {
   for (const auto& [name, tensor] : state_dict(my_.net)) {
     copies.emplace_back(std::string(kModelPrefix) + name, copy_on_host(tensor));
   }
-  for (const auto& [name, tensor] : optimizer_state(my_.net, my_.optimizer)) {
+  for (const auto& [name, tensor] : my_.optimizer.state()) {
     copies.emplace_back("optimizer." + name, copy_on_host(tensor));
   }
   state.logs = my_.log->positions();

@@ -1,8 +1,6 @@
 // What a run saves: checkpoints beside the training, weights for people.
 #pragma once
 
-#include <torch/optim/sgd.h>
-
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,10 +15,11 @@ namespace lockstep {
 class CheckpointWriter;
 class Fault;
 class Gradients;
+class Optimizer;
 class World;
 
 /// Parameters and what the optimizer keeps for them: what all replicas must hold alike.
-NamedTensors replica_state(const Net& net, const torch::optim::SGD& optimizer);
+NamedTensors replica_state(const Net& net, const Optimizer& optimizer);
 
 /// Rank 0 writes. A file that cannot be written is told and training goes on, except where it says otherwise; the next
 /// one is tried again.
@@ -30,7 +29,7 @@ class Saver {
     World& world;
     Gradients& gradients;
     const Net& net;
-    const torch::optim::SGD& optimizer;
+    const Optimizer& optimizer;
     const Settings& settings;
     const Fault& fault;
     std::string out;

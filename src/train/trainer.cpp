@@ -3,12 +3,13 @@
 #include "lockstep/trainer.h"
 
 #include <ATen/Context.h>
+#include <ATen/Version.h>
 #include <fmt/format.h>
-#include <torch/optim/sgd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <numeric>
 #include <optional>
 
 #include "ddp/agreement.h"
@@ -19,6 +20,7 @@
 #include "lockstep/sampler.h"
 #include "lockstep/weights.h"
 #include "lockstep/world.h"
+#include "optim/optimizer.h"
 #include "store/checkpoint.h"
 #include "store/run_owner.h"
 #include "train/banner.h"
@@ -26,7 +28,6 @@
 #include "train/device_path.h"
 #include "train/fault.h"
 #include "train/gradients.h"
-#include "train/optimizer_state.h"
 #include "train/plan.h"
 #include "train/resume.h"
 #include "train/run_folder.h"
@@ -35,6 +36,7 @@
 #include "train/saver.h"
 #include "train/step_clock.h"
 #include "train/trace_file.h"
+#include "train/tta.h"
 #include "world/process_clock.h"
 #include "world/stop_request.h"
 #include "world/vote.h"
@@ -64,11 +66,10 @@ class Speed {
   double spent_ = 0;
 };
 
-torch::optim::SGD make_optimizer(const Settings& settings, const Net& net) {
-  return torch::optim::SGD(net.parameters(), torch::optim::SGDOptions(settings.optim_lr)
-                                                 .momentum(settings.optim_momentum)
-                                                 .nesterov(settings.optim_nesterov)
-                                                 .weight_decay(settings.optim_weight_decay));
+NamedTensors named_parameters(const Net& net) {
+  NamedTensors all;
+  for (const auto& parameter : net.named_parameters()) all.emplace_back(parameter.key(), parameter.value());
+  return all;
 }
 
 int64_t count_parameters(const Net& net) {
@@ -86,11 +87,26 @@ void flip_a_bit(Net& net) {
   last.copy_(copy);
 }
 
+// What a net is prepared with.
+at::Tensor first_images(const Cifar10& set, int64_t count, const Augmentation& shown) {
+  std::vector<int64_t> indices(static_cast<size_t>(std::min(count, set.size())));
+  std::iota(indices.begin(), indices.end(), 0);
+  at::Tensor images;
+  at::Tensor labels;
+  BatchPass(shown).load(set, indices, 0, images, labels);
+  return images;
+}
+
 // Everything that must be the same on all ranks; folders may differ from host to host.
-std::vector<std::string> settings_to_agree_on(const Settings& settings) {
+std::vector<std::string> settings_to_agree_on(const Settings& settings, const World& world) {
   std::vector<std::string> lines;
   for (const auto& [name, value] : setting_values(settings)) {
     if (name != "data.dir") lines.push_back(fmt::format("{} = {}", name, value));
+  }
+  // Its matrix products have other bits with other threads or another processor, and each rank makes them for itself.
+  if (settings.optim_name == "muon") {
+    lines.push_back(fmt::format("threads with optim.name = muon: {}", world.threads()));
+    lines.push_back(fmt::format("processor with optim.name = muon: {}", at::get_cpu_capability()));
   }
   return lines;
 }
@@ -135,7 +151,9 @@ TrainResult train(World& world, const TrainRequest& request) {
     if (from) check_resume(*from, settings, data);
     plan = make_plan(settings, world.size(), train_set->size());
     if (from) {  // the same, unless another number of ranks pads epochs otherwise
-      plan.total_steps = start.step + (settings.train_epochs - start.epoch) * plan.steps_per_epoch - start.epoch_step;
+      plan.scheduled_steps =
+          start.step + (settings.train_epochs - start.epoch) * plan.steps_per_epoch - start.epoch_step;
+      plan.total_steps = plan.scheduled_steps;
       if (settings.train_max_steps > 0) plan.total_steps = std::min(plan.total_steps, settings.train_max_steps);
       plan.total_steps = std::max(plan.total_steps, start.step);
     }
@@ -148,11 +166,15 @@ TrainResult train(World& world, const TrainRequest& request) {
         .seed = static_cast<uint64_t>(settings.data_seed >= 0 ? settings.data_seed : settings.train_seed)});
     at::manual_seed(static_cast<uint64_t>(settings.train_seed));
     net = make_net(settings.model_name);
+    net->set_passes_per_step(plan.accumulate);
+    if (first_rank && !from && net->images_to_prepare() > 0) {
+      net->prepare(first_images(*train_set, net->images_to_prepare(), test_augmentation(settings)));
+    }
     set_up_device(settings);
     move_net(*net, world.device(), settings.train_memory_format);
   });
 
-  agree(world, "settings", settings_to_agree_on(settings));
+  agree(world, "settings", settings_to_agree_on(settings, world));
   fault->at(Fault::Point::init);
 
   // Rank 0 owns the run folder.
@@ -203,13 +225,13 @@ TrainResult train(World& world, const TrainRequest& request) {
   world.set_flight_folder(world.all_gather(result.out)[0]);
 
   // All ranks: where the run stands. The gradients' engine hands rank 0's net to all.
-  torch::optim::SGD optimizer = make_optimizer(settings, *net);
+  Optimizer optimizer(settings, *net, plan.steps_per_epoch);
   if (from) {
     const NamedTensors model = share_tensors(world, from->tensors, std::string(kModelPrefix));
     const NamedTensors kept = share_tensors(world, from->tensors, "optimizer.");
     world.together([&] {
       load_state_dict(*net, model, from->checkpoint);
-      load_optimizer_state(*net, optimizer, kept, from->checkpoint);
+      optimizer.load_state(kept, from->checkpoint);
     });
   }
   const bool as_on_a_gpu = world.device().is_cuda() || request.as_on_a_gpu;
@@ -224,7 +246,7 @@ TrainResult train(World& world, const TrainRequest& request) {
       },
       as_on_a_gpu ? Gradients::Reads::when_asked : Gradients::Reads::each_step);
   const double slower = settings.train_virtual_ranks > 0 ? gradients.cost_of_virtual_ranks() : 0;
-  const std::string opening = banner(world, settings, plan, state_dict(*net), *train_set, *test_set,
+  const std::string opening = banner(world, settings, plan, named_parameters(*net), *train_set, *test_set,
                                      {.recipe = request.recipe,
                                       .out = result.out,
                                       .fault = fault->text(),
@@ -258,7 +280,7 @@ TrainResult train(World& world, const TrainRequest& request) {
     gradients.check(saver.last_good());
     gradients.sync_buffers();
     const Autocast autocast(world.device(), settings.train_precision);
-    result.last = evaluate(world, *net, *test_set, settings.eval_batch, test_augmentation(settings));
+    result.last = evaluate(world, *net, *test_set, settings.eval_batch, test_augmentation(settings), tta_of(settings));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     if (log) log->test(result.steps, tested_epoch, *result.last, seconds);
     if (!best || result.last->accuracy > best->accuracy) {
@@ -296,7 +318,7 @@ TrainResult train(World& world, const TrainRequest& request) {
       });
       clock.enter(StepClock::optimizer);
       gradients.clip(settings.train_clip_norm, step, i, saver.last_good());
-      optimizer.step();
+      optimizer.step(step, plan.scheduled_steps);
       if (fault->due(Fault::Kind::flip, step)) flip_a_bit(*net);
       clock.enter(StepClock::log);
 
@@ -317,7 +339,7 @@ TrainResult train(World& world, const TrainRequest& request) {
         gradients.check(saver.last_good());
         const double mean = gradients.mean_loss();
         const StepFigures figures = clock.gather();
-        if (log) log->train(step, epoch, mean, settings.optim_lr, speed.images_per_s(), figures);
+        if (log) log->train(step, epoch, mean, optimizer.lr(), speed.images_per_s(), figures);
         speed.restart();
       } else if (log) {
         log->step(step, epoch, speed.images_per_s());

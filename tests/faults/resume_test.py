@@ -30,6 +30,23 @@ class ResumeTest(FaultyRun):
         self.resumed(run, ranks=3)
         self.assertEqual((run / "final.pth").read_bytes(), undisturbed)
 
+    def assert_goes_on_with_the_same_bits(self, *words):
+        undisturbed = self.undisturbed(*words)
+        run = self.folder / "run"
+        self.done(*self.words(run, "--max-steps", "7", *words))
+        self.resumed(run, *words)
+        self.assertEqual((run / "final.pth").read_bytes(), undisturbed)
+        lines = [self.metrics(folder, "train") for folder in (run, self.folder / "undisturbed")]
+        self.assertEqual(*[[line["lr"] for line in of] for of in lines])
+
+    def test_a_stopped_run_goes_on_with_its_schedule(self):
+        self.assert_goes_on_with_the_same_bits("--set", "optim.schedule=triangular")
+
+    def test_airbench94_with_muon_goes_on_with_the_same_bits(self):
+        sets = {"model.name": "airbench94", "optim.name": "muon", "optim.lr": 0.2, "optim.bias_lr": 3.0, "optim.head_lr": 40.0,
+                "optim.schedule": "linear", "optim.whiten_epochs": 2, "train.micro_batch": 32}
+        self.assert_goes_on_with_the_same_bits(*(word for name, value in sets.items() for word in ("--set", f"{name}={value}")))
+
     def test_logs_go_on_without_a_gap_or_a_repeat(self):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -17,8 +17,9 @@ MAY_INCLUDE = {
     "data": {"store", "log"},
     "ops": set(),
     "model": {"ops"},
+    "optim": set(),
     "ddp": {"comm", "world", "store"},
-    "train": {"world", "data", "model", "ops", "ddp", "store", "log"},
+    "train": {"world", "data", "model", "ops", "optim", "ddp", "store", "log"},
     "cli": {"world", "comm", "bench", "data", "model", "ddp", "store", "log", "train"},
 }
 

@@ -32,6 +32,27 @@ TEST(Plan, MaxStepsEndsTheRunEarlyButNeverLengthensIt) {
   EXPECT_EQ(make_plan(settings, 1, 50'000).total_steps, 7820);
 }
 
+TEST(Plan, SchedulesCountTheStepsOfAllEpochsWhateverMaxStepsSays) {
+  Settings settings;
+  settings.train_max_steps = 60;
+  EXPECT_EQ(make_plan(settings, 1, 50'000).scheduled_steps, 7820);
+}
+
+TEST(Plan, MicroBatchesCutSharesIntoAsManyPassesAsTheyNeed) {
+  Settings settings;
+  settings.train_global_batch = 2000;
+  settings.train_micro_batch = 250;
+  EXPECT_EQ(make_plan(settings, 1, 50'000).accumulate, 8);
+  EXPECT_EQ(make_plan(settings, 2, 50'000).accumulate, 4);
+  EXPECT_EQ(make_plan(settings, 3, 50'000).accumulate, 3);
+  EXPECT_EQ(make_plan(settings, 16, 50'000).accumulate, 1);
+  settings.train_accumulate = 5;
+  EXPECT_EQ(make_plan(settings, 2, 50'000).accumulate, 5);
+  settings.train_accumulate = 1;
+  settings.train_micro_batch = 1;
+  EXPECT_EQ(make_plan(settings, 3, 50'000).accumulate, 666);  // no pass without an image
+}
+
 TEST(Plan, ThreeRanksTake22And21And21ImagesAndNothingTwice) {
   const Plan plan = make_plan(Settings{}, 3, 50'000);
   EXPECT_EQ(plan.most_per_rank, 22);

@@ -72,7 +72,8 @@ TEST(Settings, AFileNamesTheLineOfItsMistake) {
   EXPECT_NE(message_of([] { from_text("[train]\nepochs = 3\nepoch = 4\n"); }).find(".toml:3"), std::string::npos);
   EXPECT_NE(message_of([] { from_text("[optim]\nlr = \"0.1\"\n"); }).find(".toml:2"), std::string::npos);
   EXPECT_NE(message_of([] { from_text("[optim\n"); }).find(".toml:1"), std::string::npos);
-  EXPECT_NE(message_of([] { from_text("[model]\nname = 3\n"); }).find("allowed: one of: sjnet"), std::string::npos);
+  EXPECT_NE(message_of([] { from_text("[model]\nname = 3\n"); }).find("allowed: one of: airbench94, sjnet"),
+            std::string::npos);
 }
 
 TEST(Settings, AMissingFileIsAMissingInput) {

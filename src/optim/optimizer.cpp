@@ -1,0 +1,114 @@
+#include "optim/optimizer.h"
+
+#include <ATen/ops/empty_like.h>
+#include <fmt/format.h>
+#include <torch/optim/sgd.h>
+
+#include <map>
+#include <string_view>
+#include <utility>
+
+#include "lockstep/error.h"
+#include "lockstep/net.h"
+#include "optim/muon.h"
+#include "optim/schedule.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::string_view kMomentum = ".momentum_buffer";
+
+}  // namespace
+
+Optimizer::Optimizer(const Settings& settings, const Net& net, int64_t steps_per_epoch)
+    : settings_(settings), net_(net), lr_(settings.optim_lr) {
+  using Options = torch::optim::SGDOptions;
+  std::vector<torch::optim::OptimizerParamGroup> groups;
+  const auto add = [&](std::vector<at::Tensor> parameters, const Rate& rate, double momentum, double weight_decay) {
+    if (parameters.empty()) return;
+    groups.emplace_back(
+        std::move(parameters),
+        std::make_unique<Options>(
+            Options(rate.peak).momentum(momentum).nesterov(settings.optim_nesterov).weight_decay(weight_decay)));
+    rates_.push_back(rate);
+  };
+  if (settings.optim_name == "sgd") {
+    add(net.parameters(), {.peak = settings.optim_lr}, settings.optim_momentum, settings.optim_weight_decay);
+  } else {
+    std::map<Net::Kind, std::vector<at::Tensor>> kinds;
+    for (const auto& parameter : net.named_parameters()) {
+      if (!parameter.value().requires_grad()) continue;
+      kinds[net.kind_of(parameter.key(), parameter.value())].push_back(parameter.value());
+    }
+    const auto add_kind = [&](Net::Kind kind, const Rate& rate) {
+      const double decay = rate.peak > 0 ? settings.optim_weight_decay / rate.peak : 0;
+      add(kinds[kind], rate, settings.optim_sgd_momentum, decay);
+    };
+    const double bias_lr = settings.optim_bias_lr;
+    add_kind(Net::Kind::bias, {.peak = bias_lr});
+    add_kind(Net::Kind::whitening_bias,
+             {.peak = bias_lr, .only_steps = settings.optim_whiten_epochs * steps_per_epoch});
+    add_kind(Net::Kind::head, {.peak = settings.optim_head_lr});
+    if (!kinds[Net::Kind::filter].empty()) {
+      muon_ = std::make_unique<Muon>(
+          kinds[Net::Kind::filter],
+          Muon::Options{.momentum = settings.optim_momentum,
+                        .nesterov = settings.optim_nesterov,
+                        .type = settings.train_precision == "bf16" ? at::kBFloat16 : at::kFloat});
+    }
+  }
+  sgd_ = std::make_unique<torch::optim::SGD>(std::move(groups), Options(settings.optim_lr));
+}
+
+Optimizer::~Optimizer() = default;
+
+void Optimizer::step(int64_t step, int64_t total_steps) {
+  const double share =
+      share_of_peak(schedule_shape(settings_.optim_schedule), step, total_steps, settings_.optim_warmup_steps);
+  lr_ = settings_.optim_lr * share;
+  auto& groups = sgd_->param_groups();
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const auto& [peak, only_steps] = rates_[i];
+    groups[i].options().set_lr(peak *
+                               (only_steps > 0 ? share_of_peak(ScheduleShape::linear, step, only_steps, 0) : share));
+  }
+  sgd_->step();
+  if (muon_) muon_->step(lr_);
+}
+
+at::Tensor Optimizer::buffer_of(const at::Tensor& parameter) const {
+  if (muon_) {
+    if (const at::Tensor buffer = muon_->buffer_of(parameter); buffer.defined()) return buffer;
+  }
+  const auto kept = sgd_->state().find(parameter.unsafeGetTensorImpl());
+  if (kept == sgd_->state().end()) return {};
+  return static_cast<const torch::optim::SGDParamState&>(*kept->second).momentum_buffer();
+}
+
+NamedTensors Optimizer::state() const {
+  NamedTensors tensors;
+  for (const auto& parameter : net_.named_parameters()) {
+    const at::Tensor buffer = buffer_of(parameter.value());
+    if (buffer.defined()) tensors.emplace_back(parameter.key() + std::string(kMomentum), buffer);
+  }
+  return tensors;
+}
+
+void Optimizer::load_state(const NamedTensors& tensors, const std::string& where) {
+  const auto parameters = net_.named_parameters();
+  for (const auto& [name, tensor] : tensors) {
+    const std::string owner = name.ends_with(kMomentum) ? name.substr(0, name.size() - kMomentum.size()) : "";
+    const at::Tensor* const parameter = parameters.find(owner);
+    if (parameter == nullptr || parameter->sizes() != tensor.sizes()) {
+      throw Error(ExitCode::damaged, fmt::format("{}: the optimizer's tensor {} fits no parameter", where, name),
+                  "this is a checkpoint of another network or optimizer");
+    }
+    const at::Tensor copy = at::empty_like(parameter->detach()).copy_(tensor);
+    if (muon_ && muon_->set_buffer(*parameter, copy)) continue;
+    auto state = std::make_unique<torch::optim::SGDParamState>();
+    state->momentum_buffer(copy);
+    sgd_->state()[parameter->unsafeGetTensorImpl()] = std::move(state);
+  }
+}
+
+}  // namespace lockstep

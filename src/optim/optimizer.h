@@ -1,0 +1,70 @@
+// The optimizer of a run: which parameters are updated how, at which rate, and what is kept for them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lockstep/settings.h"
+#include "lockstep/weights.h"
+
+namespace torch::optim {
+class SGD;
+}
+
+namespace lockstep {
+
+class Muon;
+class Net;
+
+/// Updates a net's parameters by their gradients as the settings optim.* say:
+///
+///     sgd    LibTorch's SGD, one rate for all parameters.
+///     muon   filters (Net::kind_of) by Muon with optim.lr and optim.momentum; biases and the head by LibTorch's SGD
+///            with rates and momentum of their own and optim.weight_decay / the group's rate, which takes that share of
+///            a weight in a step at the peak rate. The whitening's bias has the biases' rate, falling linearly to 0
+///            over the first optim.whiten_epochs; all other rates follow optim.schedule.
+///
+/// Local; every rank makes the same update from the same gradients. The net outlives it and stays where it is.
+class Optimizer {
+ public:
+  Optimizer(const Settings& settings, const Net& net, int64_t steps_per_epoch);
+  ~Optimizer();
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+
+  /// Step `step` (from 1) of a run whose epochs have `total_steps`: sets the rates, then updates all parameters that
+  /// have a gradient.
+  void step(int64_t step, int64_t total_steps);
+
+  /// The rate of the last step (optim.lr and its schedule); before the first: optim.lr.
+  double lr() const { return lr_; }
+
+  /// "NAME.momentum_buffer" for each parameter that has one, in the net's order, sharing the optimizer's memory.
+  NamedTensors state() const;
+
+  /// Puts copies of such tensors in place, with dtype, device and layout of their parameters. Throws Error (damaged)
+  /// for a tensor that belongs to no parameter or has another shape than its own; `where` names their file.
+  void load_state(const NamedTensors& tensors, const std::string& where);
+
+ private:
+  // One for each parameter group of sgd_.
+  struct Rate {
+    double peak = 0;
+    int64_t only_steps = 0;  // linear to 0 over so many; 0: as the schedule says
+  };
+
+  at::Tensor buffer_of(const at::Tensor& parameter) const;
+
+  Settings settings_;
+  const Net& net_;
+  std::unique_ptr<torch::optim::SGD> sgd_;
+  std::vector<Rate> rates_;
+  std::unique_ptr<Muon> muon_;  // where there is anything for it
+  double lr_;
+};
+
+}  // namespace lockstep
