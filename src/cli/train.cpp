@@ -10,6 +10,7 @@
 #include "lockstep/settings.h"
 #include "lockstep/trainer.h"
 #include "lockstep/world.h"
+#include "train/seeds.h"
 
 namespace lockstep {
 namespace {
@@ -30,6 +31,8 @@ cxxopts::Options train_options() {
       ("epochs", "As --set train.epochs=N", cxxopts::value<std::string>(), "N")        //
       ("max-steps", "As --set train.max_steps=N", cxxopts::value<std::string>(), "N")  //
       ("seed", "As --set train.seed=N", cxxopts::value<std::string>(), "N")            //
+      ("seeds", "Train so often, from train.seed and the seeds after it, into OUT/seed-S; says mean and deviation",
+       cxxopts::value<int64_t>(), "N")  //
       ("batch-per-rank", "Sets train.global_batch to N times the ranks; says --lr-scale too", cxxopts::value<int64_t>(),
        "N")                                                                                               //
       ("lr-scale", "With --batch-per-rank: none, linear or sqrt", cxxopts::value<std::string>(), "RULE")  //
@@ -65,8 +68,10 @@ void scale_batch(Settings& settings, int64_t batch_per_rank, int world_size) {
   const double factor =
       static_cast<double>(batch_per_rank * world_size) / static_cast<double>(settings.train_global_batch);
   apply_setting(settings, fmt::format("train.global_batch={}", batch_per_rank * world_size));
-  if (settings.optim_lr_scale == "linear") settings.optim_lr *= factor;
-  if (settings.optim_lr_scale == "sqrt") settings.optim_lr *= std::sqrt(factor);
+  for (double* lr : {&settings.optim_lr, &settings.optim_bias_lr, &settings.optim_head_lr}) {
+    if (settings.optim_lr_scale == "linear") *lr *= factor;
+    if (settings.optim_lr_scale == "sqrt") *lr *= std::sqrt(factor);
+  }
   // The rate now is what it is: config.toml gives it again without scaling it twice.
   settings.optim_lr_scale = "none";
 }
@@ -132,6 +137,7 @@ int train_command(const Words& words) {
     TrainRequest request;
     DeviceWish device = DeviceWish::cpu;
     std::string interface;
+    std::optional<int64_t> seeds;
     std::string resume;
     std::string out;
     std::optional<cxxopts::ParseResult> flags;
@@ -144,6 +150,7 @@ int train_command(const Words& words) {
     world.together([&] {
       device = device_wish((*flags)["device"].as<std::string>());
       if (flags->count("interface") > 0) interface = (*flags)["interface"].as<std::string>();
+      if (flags->count("seeds") > 0) seeds = (*flags)["seeds"].as<int64_t>();
       const int threads = (*flags)["threads"].as<int>();
       if (threads < 0 || threads > 4096) {
         throw Error(ExitCode::usage, fmt::format("--threads {} is out of range", threads),
@@ -154,7 +161,8 @@ int train_command(const Words& words) {
       world.set_threads(threads == 0 && request.settings.train_virtual_ranks > 0 ? 1 : threads);
     });
     world.choose_device(device, interface);
-    switch (train(world, request).end) {
+    const auto end = seeds ? train_seeds(world, request, *seeds) : train(world, request).end;
+    switch (end) {
       case TrainResult::End::stopped:
         return static_cast<int>(ExitCode::stopped);
       case TrainResult::End::done:
