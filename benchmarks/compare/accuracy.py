@@ -1,11 +1,11 @@
 """Seconds from exec until a test accuracy stands in the output, evaluation and start-up included."""
 
-import os
 import re
 import time
 
 from contenders import json_lines, lockstep_command, python_command, python_environment
 from jobs import Job
+from machine import cores
 
 DEFAULT = ["tutorial@15:56.7", "tuned:56.7,75"]
 HOURS = 3600
@@ -54,18 +54,18 @@ def report(title, targets, outcome):
 
 
 def time_to_accuracy(options, wanted, temporary):
-    cores = len(os.sched_getaffinity(0))
+    threads = len(cores())
     outcomes = []
     for recipe, epochs, targets in wanted:
         if recipe == "tutorial":
-            words = python_command(options, "tutorial", "fp32", 1, cores) + ["--evaluate", epochs or 10]
-            env = python_environment(options, temporary, "tutorial", cores)
+            words = python_command(options, "tutorial", "fp32", 1, threads) + ["--evaluate", epochs or 10]
+            env = python_environment(options, temporary, "tutorial", threads)
 
             def said(job):
                 return [line["accuracy"] for line in json_lines(job.out) if line["event"] == "test"]
 
             outcome = watch(words, temporary / "python", env, said, targets)
-            outcomes.append(report(f"PyTorch, the tutorial's script, 1 process, {cores} threads", targets, outcome))
+            outcomes.append(report(f"PyTorch, the tutorial's script, 1 process, {threads} threads", targets, outcome))
         run = temporary / f"run-{recipe.replace('/', '-')}"
         words = ["--recipe", recipe, "--set", "data.shuffle=true", *(["--epochs", epochs] if epochs else [])]
 

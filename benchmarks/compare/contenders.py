@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import time
+
+from machine import cores, mpirun
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 TRAINING = TOP / "benchmarks" / "compare" / "pytorch_training.py"
@@ -25,16 +26,16 @@ class Contender:
     optional: bool = False  # it may fail: what it needs is not on every machine
 
 
-def contenders(ranks, cores):
+def contenders(ranks, all_threads):
     found = []
 
-    def python(group, key, title, precision="fp32", threads=cores):
+    def python(group, key, title, precision="fp32", threads=all_threads):
         found.append(Contender(f"{key}-{threads}t", f"{title}, 1 process, {threads} thread{'s'[: threads > 1]}", 1, threads, group, precision, (), group == "compiled"))
 
     def torchrun(group, key, title, precision="fp32"):
         found.append(Contender(f"{key}-ddp", f"{title}, DDP, {ranks} processes", ranks, 1, group, precision, (), group == "compiled"))
 
-    for threads in sorted({1, cores}):
+    for threads in sorted({1, all_threads}):
         python("tutorial", "tutorial", "PyTorch, the tutorial's loop", threads=threads)
     torchrun("tutorial", "tutorial", "PyTorch, the tutorial's loop")
     for group in ("tuned", "compiled"):
@@ -49,24 +50,18 @@ def contenders(ranks, cores):
         ("bf16", "Lockstep, channels_last, bf16", "bf16", (*last, "train.precision=bf16")),
     ):
         found.append(Contender(f"lockstep-{key}-ranks", f"{title}, {ranks} ranks", ranks, 1, "lockstep", precision, settings))
-        found.append(Contender(f"lockstep-{key}-{cores}t", f"{title}, 1 rank, {cores} threads", 1, cores, "lockstep", precision, settings))
+        found.append(Contender(f"lockstep-{key}-{all_threads}t", f"{title}, 1 rank, {all_threads} threads", 1, all_threads, "lockstep", precision, settings))
     return found
-
-
-def mpirun(ranks, cores):
-    """Ranks with a core each, as far as there are cores."""
-    if ranks <= len(cores):
-        return ["mpirun", "-n", ranks, "--bind-to", "core", "--map-by", "core"]
-    return ["mpirun", "-n", ranks, "--bind-to", "none", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1"]
 
 
 def python_command(options, group, precision, ranks, threads):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks] if ranks > 1 else []
     words = [options.python, *launcher, TRAINING, "--data-dir", options.data_dir, "--loop", group, "--precision", precision]
     words += ["--threads", threads, "--batch", options.batch]
-    cores = sorted(os.sched_getaffinity(0))
-    if ranks > 1 and group != "tutorial" and ranks <= len(cores):
-        words += ["--core", *cores[:ranks]]
+    if group == "tutorial":
+        words += ["--workers", options.workers]
+    elif 1 < ranks <= len(cores()):
+        words += ["--core", *cores()[:ranks]]
     return words
 
 
@@ -83,7 +78,7 @@ def python_environment(options, temporary, group, threads):
 
 
 def lockstep_command(options, ranks, threads, run, *words):
-    launcher = mpirun(ranks, os.sched_getaffinity(0)) if ranks > 1 else []
+    launcher = mpirun(ranks) if ranks > 1 else []
     train = [options.binary, "train", "--data-dir", options.data_dir, "--out", run, "--threads", threads, "--device", "cpu", "--quiet"]
     return [*launcher, *train, *words]
 

@@ -86,7 +86,7 @@ class TutorialLoop:
         data = Pictures(options.data_dir, "train")
         # Lockstep's order of images.
         self.sampler = DistributedSampler(data, RANKS, RANK, shuffle=True, seed=options.seed)
-        self.loader = DataLoader(data, batch_size=options.batch, sampler=self.sampler, drop_last=not options.evaluate)
+        self.loader = DataLoader(data, batch_size=options.batch, sampler=self.sampler, drop_last=not options.evaluate, num_workers=options.workers)
         self.net = make_net()
         self.model = DistributedDataParallel(self.net) if RANKS > 1 else self.net
         self.criterion = nn.CrossEntropyLoss()
@@ -191,7 +191,8 @@ def main():
     parser.add_argument("--loop", choices=["tutorial", "tuned", "compiled"], default="tutorial")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--core", type=int, nargs="*", default=[], help="one for each rank, to run on")
+    parser.add_argument("--core", nargs="*", default=[], metavar="CPU,CPU", help="one for each rank, to run on")
+    parser.add_argument("--workers", type=int, default=0, help="processes of the tutorial's DataLoader")
     parser.add_argument("--batch", type=int, default=64, help="images a step on each rank")
     parser.add_argument("--warm-up", type=int, default=100, help="steps before those that are timed")
     parser.add_argument("--steps", type=int, default=300)
@@ -199,7 +200,7 @@ def main():
     parser.add_argument("--evaluate", type=int, default=0, metavar="EPOCHS", help="train this long, testing after each epoch")
     options = parser.parse_args()
     if options.core:
-        os.sched_setaffinity(0, {options.core[RANK]})
+        os.sched_setaffinity(0, {int(cpu) for cpu in options.core[RANK].split(",")})
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     say("versions", torch=torch.__version__, cpu_capability=torch.backends.cpu.get_cpu_capability(), threads=torch.get_num_threads())
