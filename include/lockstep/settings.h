@@ -8,6 +8,10 @@
 
 namespace lockstep {
 
+/// watch.deadline_s is for steps; what comes before the first one has ended, and the end of a run, may take this many
+/// times as long.
+constexpr double kPatience = 4;
+
 /// The settings, `section_name` for the setting "section.name". Ranges, choices and a line of text for each stand in
 /// src/train/settings.cpp; docs/settings.md lists them. A setting means the same at any rank count.
 struct Settings {

@@ -44,6 +44,9 @@ class World {
     /// LibTorch's threads on this rank; 0: the cores of the affinity mask divided by the local ranks that share them.
     int threads = 0;
     double deadline_s = 0;  ///< as set_deadline
+    /// Seconds that the start of MPI may take: it waits for every rank. Then the process ends with code 75 and a
+    /// message. 0: for ever.
+    double start_deadline_s = 1200;
     /// As choose_device. The CPU unless asked for, so that a program which knows nothing of GPUs runs as it is.
     DeviceWish device = DeviceWish::cpu;
     std::string interface = {};

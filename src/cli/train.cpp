@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <exception>
 #include <optional>
 
 #include "cli/data_folder.h"
@@ -11,6 +12,7 @@
 #include "lockstep/trainer.h"
 #include "lockstep/world.h"
 #include "train/seeds.h"
+#include "world/stop_request.h"
 
 namespace lockstep {
 namespace {
@@ -124,6 +126,16 @@ TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size, con
   return request;
 }
 
+// What a start may take by the settings that are known before MPI has started. What is wrong with them is told later.
+double start_deadline_s(const Words& words) {
+  try {
+    cxxopts::Options options = train_options();
+    return kPatience * request_from(*parse(options, words), 1, std::nullopt).settings.watch_deadline_s;
+  } catch (const std::exception&) {
+    return kPatience * Settings().watch_deadline_s;
+  }
+}
+
 }  // namespace
 
 int train_command(const Words& words) {
@@ -132,7 +144,9 @@ int train_command(const Words& words) {
     parse(options, words, settings_help());
     return 0;
   }
-  World world;
+  const StopRequest early;  // a request that comes before the first step is kept
+  const double deadline_s = start_deadline_s(words);
+  World world({.deadline_s = deadline_s, .start_deadline_s = deadline_s});
   return run_job(world, [&] {
     TrainRequest request;
     DeviceWish device = DeviceWish::cpu;

@@ -4,19 +4,20 @@
 #include <ATen/ops/empty.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 #include "data/synthetic.h"
 #include "lockstep/error.h"
 #include "log/text.h"
 #include "store/files.h"
+#include "store/mapped_file.h"
 
 namespace lockstep {
 namespace {
@@ -41,13 +42,11 @@ void to_unit(const uint8_t* __restrict from, float* __restrict to) {
 // A mapped file.
 struct Cifar10::File {
   File(const std::string& name, const std::string& folder);
-  ~File() { ::munmap(const_cast<uint8_t*>(bytes), static_cast<std::size_t>(size)); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
 
   int64_t check_records(const std::string& folder) const;
 
   std::string path;
+  std::optional<MappedFile> mapped;
   const uint8_t* bytes = nullptr;
   int64_t size = 0;
   bool synthetic = false;
@@ -55,7 +54,7 @@ struct Cifar10::File {
 
 Cifar10::File::File(const std::string& name, const std::string& folder)
     : path((std::filesystem::path(folder) / name).string()) {
-  const Descriptor file = open_file(path, O_RDONLY);
+  Descriptor file = open_file(path, O_RDONLY);
   if (!file && (errno == ENOENT || errno == ENOTDIR)) {
     throw Error(ExitCode::missing, fmt::format("the data file {} is missing", path), fetch_hint(folder));
   }
@@ -70,9 +69,8 @@ Cifar10::File::File(const std::string& name, const std::string& folder)
                 fmt::format("{} is empty (0 bytes, expected {})", path, grouped(kRecordsPerFile * kRecordBytes)),
                 fetch_hint(folder));
   }
-  void* mapped = ::mmap(nullptr, static_cast<std::size_t>(size), PROT_READ, MAP_SHARED, file.number(), 0);
-  if (mapped == MAP_FAILED) throw file_error("map", path, errno);
-  bytes = static_cast<const uint8_t*>(mapped);
+  mapped.emplace(path, std::move(file), static_cast<std::size_t>(size));
+  bytes = mapped->bytes();
 }
 
 // Says how many records the file holds, having checked that the size is right and every label is a class.

@@ -111,9 +111,6 @@ std::vector<std::string> settings_to_agree_on(const Settings& settings, const Wo
   return lines;
 }
 
-// Deadlines are for steps; what comes before the first one has ended, and saving, may take this much longer.
-constexpr double kPatience = 4;
-
 // What the watchdog was told goes with the run, however it ends.
 struct DoingNothing {
   World& world;

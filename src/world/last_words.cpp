@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -59,6 +60,14 @@ void print_warning(const std::string& what, const std::string& hint) {
 
 std::string place_of(const World& world) {
   return world.size() > 1 ? fmt::format("rank {} on {}", world.rank(), world.host()) : "";
+}
+
+void let_lower_ranks_speak(int rank) {
+  if (rank == 0) return;
+  // mpirun's SIGTERM comes a second after it knows of an end, and is only noted by a rank that honours requests to
+  // stop.
+  std::this_thread::sleep_for(std::chrono::milliseconds(1500) + std::chrono::milliseconds(100) * std::min(rank, 20));
+  if (StopRequest::came_as_term()) std::this_thread::sleep_for(std::chrono::seconds(2));
 }
 
 void end_job(World& world, const Error& error) noexcept {

@@ -28,6 +28,8 @@ int launcher_rank() {
   return number("SLURM_STEP_NUM_TASKS", 0) > 0 ? number("SLURM_PROCID", 0) : 0;
 }
 
+int launcher_size() { return number("OMPI_COMM_WORLD_SIZE", number("SLURM_STEP_NUM_TASKS", 1)); }
+
 int unseen_tasks(int mpi_size) {
   if (mpi_size > 1 || std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) return 0;
   const int tasks = number("SLURM_STEP_NUM_TASKS", 1);

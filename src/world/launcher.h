@@ -9,6 +9,9 @@ namespace lockstep {
 /// starts.
 int launcher_rank();
 
+/// Ranks of the job, from the same environment; 1 when started alone or not known.
+int launcher_size();
+
 /// Tasks that srun started in this step beside this one, when MPI does not know of them; 0 when all is well.
 /// `mpi_size` is what MPI says. Under mpirun the environment of srun is that of mpirun's own daemons and says nothing.
 int unseen_tasks(int mpi_size);

@@ -15,6 +15,7 @@ std::atomic<int64_t> requested = StopRequest::none;
 std::atomic<int64_t> first_ms = 0;
 std::atomic<bool> terminated = false;
 std::atomic<bool> at_a_terminal = false;
+std::atomic<int> alive = 0;
 static_assert(std::atomic<int64_t>::is_always_lock_free);
 
 int64_t now_ms() {
@@ -37,6 +38,7 @@ extern "C" void note_request(int signal) {
 }  // namespace
 
 StopRequest::StopRequest() {
+  if (alive++ > 0) return;
   requested = none;
   first_ms = 0;
   at_a_terminal = isatty(STDIN_FILENO) == 1;
@@ -48,6 +50,7 @@ StopRequest::StopRequest() {
 }
 
 StopRequest::~StopRequest() {
+  if (--alive > 0) return;
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
 }
 

@@ -10,7 +10,8 @@ namespace lockstep {
 
 /// While it lives, SIGTERM, SIGINT and SIGUSR1 only note that this process was asked to stop; who trains looks at a
 /// step's end. A second signal, half a second after the first or later, ends the process at once with code 128 + its
-/// number. (The same request often comes twice in a row: from mpirun and from Slurm.) One at a time.
+/// number. (The same request often comes twice in a row: from mpirun and from Slurm.) One inside another changes
+/// nothing: what came since the first was made is kept.
 class StopRequest {
  public:
   StopRequest();

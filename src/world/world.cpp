@@ -13,6 +13,7 @@
 #include <fstream>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -28,6 +29,20 @@ namespace {
 std::string host_name() {
   char name[256] = {};
   return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
+// MPI waits for ranks that do not come, and is past aborting: the process's end makes the launcher end the others.
+[[noreturn]] void end_without_mpi(double deadline_s) {
+  const int rank = launcher_rank();
+  const int size = launcher_size();
+  let_lower_ranks_speak(rank);
+  print_error(Error(ExitCode::rank_lost,
+                    fmt::format("MPI did not start within {:g} s: not all {} ranks of the job have come to its start",
+                                deadline_s, size),
+                    "look for a rank that hangs, a host that cannot be reached, or another program among the ranks; if "
+                    "the start is only slow, raise watch.deadline_s, of which this is four times"),
+              size > 1 ? fmt::format("rank {} on {}", rank, host_name()) : "");
+  _exit(static_cast<int>(ExitCode::rank_lost));
 }
 
 void start_mpi() {
@@ -66,6 +81,8 @@ World::World() : World(Options{}) {}
 
 World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   impl_->exceptions_at_start = std::uncaught_exceptions();
+  std::optional<TimeLimit> limit;
+  limit.emplace(options.start_deadline_s, [&options] { end_without_mpi(options.start_deadline_s); });
   start_mpi();
   Impl& world = *impl_;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &world.comm), "MPI_Comm_dup");
@@ -110,6 +127,7 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   }
   world.cores = static_cast<int>(mine.size());
   world.sharers = ranks_sharing(masks, mine);
+  limit.reset();
   set_threads(options.threads);
   set_deadline(options.deadline_s);
   try {

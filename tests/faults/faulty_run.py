@@ -44,12 +44,12 @@ class FaultyRun(LockstepTest):
         self.assertEqual(steps, list(range(1, 21)), "steps of the log, each once")
         return result
 
-    def start(self, run, launcher, env=None):
+    def start(self, run, launcher, env=None, stderr=subprocess.DEVNULL):
         """Starts an endless run and waits for its second checkpoint; gives the process, and the mark of its processes."""
         job = uuid.uuid4().hex
         self.addCleanup(lambda: kill(processes_of(job)))
         process = subprocess.Popen(list(map(str, [*launcher, *self.words(run, *ENDLESS)])), stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(job, env), start_new_session=True)
+                                   stdout=subprocess.DEVNULL, stderr=stderr, env=environment(job, env), start_new_session=True)
         self.wait_for(lambda: len(self.checkpoints(run)) >= 2)
         return process, job
 
@@ -61,7 +61,13 @@ class FaultyRun(LockstepTest):
 
     @staticmethod
     def ranks_of(job):
-        return [pid for pid in processes_of(job) if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == "lockstep"]
+        def name(pid):
+            try:
+                return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+            except OSError:  # it has ended
+                return ""
+
+        return [pid for pid in processes_of(job) if name(pid) == "lockstep"]
 
     def assert_stopped_and_goes_on(self, run, ranks):
         """A run that start() started has saved when it was stopped, and goes on to the end that a run without a stop comes to."""
