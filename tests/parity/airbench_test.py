@@ -1,6 +1,7 @@
 """airbench94 begins, trains and is tested as in Python."""
 
 import json
+import os
 import unittest
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 
 import airbench
 import tutorial
-from lockstep_runner import LockstepTest
+from lockstep_runner import LockstepTest, execute
 
 SETTINGS = {
     "model.name": "airbench94",
@@ -66,9 +67,9 @@ class AirbenchTest(LockstepTest):
         signs = (filters * python).sum((1, 2, 3)).sign().reshape(-1, 1, 1, 1)  # an eigenvector has no sign of its own
         torch.testing.assert_close(filters, python * signs, rtol=1e-4, atol=1e-4)
 
-    def assert_trains_alike(self, passes, tolerance=5e-3, **more):
-        # Muon gives directions that hardly show in a gradient the size of all others, so rounding grows fast: after ten steps it shows.
-        steps = 4  # of an epoch in which the whitening's bias trains, and of one in which it does not
+    def assert_trains_alike(self, passes, steps=4, tolerance=5e-2, **more):
+        # Four steps are an epoch in which the whitening's bias trains and one in which it does not. Muon gives directions that hardly show in
+        # a gradient the size of all others, so roundings (another GELU, other kernels) grow fast: after ten steps they show in the loss.
         net = self.initial()
         start = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         run = self.run_of("run", "--max-steps", steps, **more)
@@ -76,7 +77,8 @@ class AirbenchTest(LockstepTest):
                                 bias_lr=3.0, head_lr=40.0, decay=4e-3)
         losses = [line["train_loss"] for line in self.metrics(run, "train")]
         print(*zip(losses, python), sep="\n")
-        self.assertLess(python[-1], python[0], "nothing was learnt: the comparison says little")
+        if steps > 1:
+            self.assertLess(python[-1], python[0], "nothing was learnt: the comparison says little")
         for step, (our, their) in enumerate(zip(losses, python, strict=True), 1):
             self.assertAlmostEqual(our, their, delta=2e-4 * their, msg=f"step {step}")
         ours = torch.load(run / "final.pth", weights_only=True)
@@ -89,6 +91,9 @@ class AirbenchTest(LockstepTest):
             self.assertLess(difference, tolerance, name)
         self.assertTrue(torch.equal(ours["whiten.weight"], start["whiten.weight"]))
 
+    def test_a_first_step_of_muon_equals_python(self):
+        self.assert_trains_alike(passes=1, steps=1, tolerance=1e-4)
+
     def test_steps_of_muon_equal_python(self):
         self.assert_trains_alike(passes=1)
 
@@ -96,8 +101,7 @@ class AirbenchTest(LockstepTest):
         self.assert_trains_alike(passes=4, **{"train.micro_batch": 40})
 
     def test_channels_last_equals_python(self):
-        # Other kernels round otherwise from the first step on.
-        self.assert_trains_alike(passes=1, tolerance=5e-2, **{"train.memory_format": "channels_last"})
+        self.assert_trains_alike(passes=1, **{"train.memory_format": "channels_last"})
 
     def test_test_time_augmentation_equals_python(self):
         data = self.small_data()
@@ -129,6 +133,14 @@ class AirbenchTest(LockstepTest):
                 # Replicas are compared in each step; they would differ if rank 0's whitening had not come to all.
                 run = self.run_of(f"run-{ranks}", "--max-steps", 3, ranks=ranks, **{"ddp.audit_every": 1, "train.micro_batch": 20})
                 self.assertEqual(len(self.metrics(run, "train")), 3)
+
+    def test_ranks_with_unequal_threads_are_refused(self):  # ctest: processors=2
+        def rank(threads):
+            words = ("train", "--data-dir", self.small_data(), "--out", self.folder / "run", "--threads", threads, *sets(SETTINGS))
+            return ["-n", "1", os.environ["LOCKSTEP"], *words]
+
+        result = execute(["mpirun", "--oversubscribe", "--bind-to", "none", *rank(1), ":", *rank(2)])
+        self.assert_refused(result, 69, "threads with optim.name = muon: 1", "threads with optim.name = muon: 2")
 
     def test_virtual_ranks_give_the_same_bits(self):  # ctest: processors=2
         files = []

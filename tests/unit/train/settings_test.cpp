@@ -38,6 +38,16 @@ TEST(Settings, TheTutorialIsUnshuffledPlainSgdWithBatch64) {
   EXPECT_EQ(settings.model_name, "sjnet");
 }
 
+TEST(Settings, Airbench94sRatesAreItsOwnForTheMeanOfItsBatch) {
+  const Settings settings = load_recipe("airbench94");
+  check_settings(settings);
+  const auto batch = static_cast<double>(settings.train_global_batch);
+  EXPECT_DOUBLE_EQ(settings.optim_bias_lr, 0.053 * batch);
+  EXPECT_DOUBLE_EQ(settings.optim_head_lr, 0.67 * batch);
+  EXPECT_EQ(settings.optim_lr, 0.24);
+  EXPECT_EQ(settings.train_label_smoothing, 0.2);
+}
+
 TEST(Settings, SurviveARoundTripThroughTheirFile) {
   Settings settings = load_recipe("tutorial");
   for (const char* assignment :
