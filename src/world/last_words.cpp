@@ -64,9 +64,8 @@ std::string place_of(const World& world) {
 
 void let_lower_ranks_speak(int rank) {
   if (rank == 0) return;
-  // mpirun's SIGTERM comes a second after it knows of an end, and is only noted by a rank that honours requests to
-  // stop.
-  std::this_thread::sleep_for(std::chrono::milliseconds(1500) + std::chrono::milliseconds(100) * std::min(rank, 20));
+  // mpirun's SIGTERM comes a second after it knows of an end, and a rank that trains only notes it.
+  std::this_thread::sleep_for(std::chrono::milliseconds(1500 + 100 * std::min(rank, 20)));
   if (StopRequest::came_as_term()) std::this_thread::sleep_for(std::chrono::seconds(2));
 }
 

@@ -22,8 +22,8 @@ void print_warning(const std::string& what, const std::string& hint);
 /// "rank 1 on host a"; empty in a job of one rank.
 std::string place_of(const World& world);
 
-/// Local: for an error that all ranks may meet at once, before it is told. The lowest rank comes back first, and the
-/// end that it brings reaches the others while they are here.
+/// Local: for an error that all ranks of a host may meet at once, before it is told. The lowest rank comes back at
+/// once, and the end that it brings reaches the others while they are here, for a second or two.
 void let_lower_ranks_speak(int rank);
 
 /// Local, in any thread: prints the error with this rank and host and ends the whole job with its code. The first

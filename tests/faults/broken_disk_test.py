@@ -55,7 +55,8 @@ class BrokenDiskTest(FaultyRun):
                 files = os.listdir(ever / "checkpoints")
                 self.assertEqual([name for name in files if ".tmp-" in name], [])
                 self.assertIn(f"step-{first:07}.safetensors", files)
-                self.done("info", ever / "checkpoints" / self.latest(ever))
+                if len(files) > 2:  # else the resume tells as much
+                    self.done("info", ever / "checkpoints" / self.latest(ever))
                 (ever / "final.pth").unlink()
                 self.assertNotIn("passed over", self.resumed(ever).stderr)
                 self.assertEqual((ever / "final.pth").read_bytes(), undisturbed)

@@ -22,9 +22,13 @@ def state_of(checkpoint):
 
 
 class FaultyRun(LockstepTest):
+    def small_data(self, train=160, test=40):
+        return super().small_data(train, test)
+
     def words(self, out, *more):
         return [
             *("train", "--recipe", "tutorial", "--data-dir", self.small_data(), "--out", out, "--threads", "1", "--epochs", "4"),
+            *("--set", "train.global_batch=32"),
             *("--set", "optim.momentum=0.9", "--set", "checkpoint.every_steps=2", "--set", "log.every_steps=1", *more),
         ]
 

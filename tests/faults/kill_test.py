@@ -76,10 +76,10 @@ class KillTest(FaultyRun):
         return [line for line in map(__import__("json").loads, whole.splitlines()) if line["event"] == "train"]
 
     def test_80_kills_at_random_moments_of_one_rank(self):  # ctest: timeout=240
-        self.assert_random_kills(80, 0, ["--epochs", "60", "--set", "optim.lr=0.001"])
+        self.assert_random_kills(80, 0, ["--epochs", "100", "--set", "optim.lr=0.001"])
 
     def test_20_kills_at_random_moments_of_a_rank_of_two(self):  # ctest: processors=2 timeout=240
-        self.assert_random_kills(20, 2, ["--epochs", "20", "--set", "optim.lr=0.001"])
+        self.assert_random_kills(20, 2, ["--epochs", "30", "--set", "optim.lr=0.001"])
 
 
 if __name__ == "__main__":
