@@ -85,7 +85,7 @@ StepTimes measure_step(World& world, const StepOptions& options) {
 
   StepTimes times;
   for (const at::Tensor& parameter : net->parameters())
-    times.gradient_bytes += static_cast<int64_t>(parameter.nbytes());
+    if (parameter.requires_grad()) times.gradient_bytes += static_cast<int64_t>(parameter.nbytes());
   std::vector<double> forward, backward, optimizer;
   const auto alone = [&](const std::function<void()>& after_backward) {
     ddp.zero_grad();
@@ -117,7 +117,9 @@ StepTimes measure_step(World& world, const StepOptions& options) {
       [&] {
         alone([&] {
           std::vector<at::Tensor> flat;
-          for (const at::Tensor& parameter : net->parameters()) flat.push_back(parameter.grad().reshape({-1}));
+          for (const at::Tensor& parameter : net->parameters()) {
+            if (parameter.grad().defined()) flat.push_back(parameter.grad().reshape({-1}));  // else frozen
+          }
           at::Tensor all = at::cat(flat);
           set_overlap(world, false);
           allreduce_sum(world, all);
