@@ -8,8 +8,8 @@
 namespace lockstep {
 
 /// images: float32 or bfloat16 [n, c, h, w], h and w at least 2 → [n, c, h/2, w/2], the largest value of each window
-/// (an odd last row or column belongs to none): at::max_pool2d(images, 2), bit for bit, and so is the gradient: of
-/// equal values the first of a window (row by row) gets it, and a NaN wins.
+/// (an odd last row or column belongs to none): at::max_pool2d(images, 2), bit for bit, and its gradient, but for
+/// the sign of zeros: of equal values the first of a window (row by row) gets it, and a NaN wins.
 ///
 /// Dense channels_last images on a CPU go through kernels of our own, chosen by what the processor can do (AVX-512,
 /// AVX2, or neither); they keep one byte an output for backward, where LibTorch keeps eight. Everything else goes to
