@@ -3,9 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "lockstep/cifar10.h"
 

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "data/synthetic.h"
+#include "lockstep/augment.h"
 #include "lockstep/error.h"
 #include "log/text.h"
 #include "store/files.h"
@@ -30,11 +31,6 @@ std::vector<std::string> file_names(Cifar10::Split split) {
 std::string fetch_hint(const std::string& folder) {
   return fmt::format("`lockstep data fetch` gets a good copy; `lockstep data check --data-dir '{}'` looks at all files",
                      folder);
-}
-
-// Exactly torchvision's ToTensor: a division in float32, not a product with 1/255, which differs in the last bit.
-void to_unit(const uint8_t* __restrict from, float* __restrict to) {
-  for (int64_t i = 0; i < Cifar10::kPixels; ++i) to[i] = static_cast<float>(from[i]) / 255.0f;
 }
 
 }  // namespace
@@ -159,21 +155,8 @@ const uint8_t* Cifar10::record(int64_t index) const {
 }
 
 void Cifar10::batch(std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) const {
-  const auto count = static_cast<int64_t>(indices.size());
-  const auto fits = [](const at::Tensor& tensor, at::ScalarType type, at::IntArrayRef shape) {
-    return tensor.defined() && tensor.is_cpu() && tensor.scalar_type() == type && tensor.sizes() == shape &&
-           tensor.is_contiguous() && !tensor.requires_grad();
-  };
-  if (!fits(images, at::kFloat, {count, 3, 32, 32})) images = at::empty({count, 3, 32, 32}, at::kFloat);
-  if (!fits(labels, at::kLong, {count})) labels = at::empty({count}, at::kLong);
-  float* image = images.mutable_data_ptr<float>();
-  int64_t* label = labels.mutable_data_ptr<int64_t>();
-  for (const int64_t index : indices) {
-    const uint8_t* bytes = record(index);
-    *label++ = *bytes;
-    to_unit(bytes + 1, image);
-    image += kPixels;
-  }
+  static const BatchPass as_they_are({});
+  as_they_are.load(*this, indices, 0, images, labels);
 }
 
 }  // namespace lockstep

@@ -47,10 +47,10 @@ Batches::Batches(const Cifar10& set, c10::Device device, Where where, at::Memory
   channels_ = at::arange(3, at::TensorOptions(at::kLong).device(device_)).view({1, 3, 1, 1});
 }
 
-// From pinned memory, so that the copy waits for nothing; LibTorch's allocator gives it to nobody else until then.
-at::Tensor Batches::to_device(const at::Tensor& host) const {
-  if (!device_.is_cuda()) return host.to(device_);
-  return host.pin_memory().to(device_, /*non_blocking=*/true);
+// For indices. Pinned, so that the copy to a GPU waits for nothing; LibTorch's allocator gives the memory to nobody
+// else until it is over.
+at::Tensor Batches::host_memory(at::IntArrayRef sizes) const {
+  return at::empty(sizes, at::TensorOptions(at::kLong).pinned_memory(device_.is_cuda()));
 }
 
 void Batches::load(std::span<const int64_t> indices, int64_t epoch, at::Tensor& images, at::Tensor& labels) const {
@@ -60,14 +60,14 @@ void Batches::load(std::span<const int64_t> indices, int64_t epoch, at::Tensor& 
   }
   const auto count = static_cast<int64_t>(indices.size());
   const Augmentation& augmentation = pass_.augmentation();
-  const at::Tensor host = at::empty({count}, at::kLong);
+  const at::Tensor host = host_memory({count});
   std::memcpy(host.data_ptr<int64_t>(), indices.data(), indices.size_bytes());
-  const at::Tensor chosen = to_device(host);
+  const at::Tensor chosen = host.to(device_, /*non_blocking=*/true);
   if (augmentation.flip == Augmentation::Flip::none && augmentation.translate == 0) {
     images = at::index(bytes_, {chosen});
   } else {
     // Which row and column of its image each row and column of the batch shows.
-    const at::Tensor from = at::empty({2, count, 32}, at::kLong);
+    const at::Tensor from = host_memory({2, count, 32});
     int64_t* row = from.data_ptr<int64_t>();
     int64_t* column = row + count * 32;
     for (const int64_t index : indices) {
@@ -75,7 +75,7 @@ void Batches::load(std::span<const int64_t> indices, int64_t epoch, at::Tensor& 
       for (const uint8_t shown_row : shown(place.down, false)) *row++ = shown_row;
       for (const uint8_t shown_column : shown(place.right, place.mirrored)) *column++ = shown_column;
     }
-    const at::Tensor there = to_device(from);
+    const at::Tensor there = from.to(device_, /*non_blocking=*/true);
     images = at::index(bytes_, {chosen.view({count, 1, 1, 1}), channels_, there[0].view({count, 1, 32, 1}),
                                 there[1].view({count, 1, 1, 32})});
   }

@@ -35,7 +35,7 @@ class Batches {
   void load(std::span<const int64_t> indices, int64_t epoch, at::Tensor& images, at::Tensor& labels) const;
 
  private:
-  at::Tensor to_device(const at::Tensor& host) const;
+  at::Tensor host_memory(at::IntArrayRef sizes) const;
 
   const Cifar10& set_;
   c10::Device device_;
