@@ -10,6 +10,9 @@ namespace {
 // kPixels outputs of a row at a time: with kOutBlock channels each, what the registers hold.
 template <int64_t kLanes, int64_t kPixels>
 struct Loops {
+  // Taps of a window's row whose gradients are summed at a time.
+  static constexpr int64_t kTapBlock = 8;
+
   using Floats = typename Vectors<kLanes>::Floats;
   static constexpr int64_t kParts = kOutBlock / kLanes;
 
@@ -98,25 +101,13 @@ struct Loops {
     }
   }
 
+  // The same for a number of taps that is known at run time.
+  template <int64_t kCount = kTapBlock>
   LOCKSTEP_INLINE void some_taps(const ConvShape& s, int64_t count, int64_t rows, const float* corner,
                                  const float* gradient, float* of_weights) {
-    switch (count) {
-      case 1:
-        return taps<1>(s, rows, corner, gradient, of_weights);
-      case 2:
-        return taps<2>(s, rows, corner, gradient, of_weights);
-      case 3:
-        return taps<3>(s, rows, corner, gradient, of_weights);
-      case 4:
-        return taps<4>(s, rows, corner, gradient, of_weights);
-      case 5:
-        return taps<5>(s, rows, corner, gradient, of_weights);
-      case 6:
-        return taps<6>(s, rows, corner, gradient, of_weights);
-      case 7:
-        return taps<7>(s, rows, corner, gradient, of_weights);
-      default:
-        return taps<8>(s, rows, corner, gradient, of_weights);
+    if constexpr (kCount > 0) {
+      if (count == kCount) return taps<kCount>(s, rows, corner, gradient, of_weights);
+      some_taps<kCount - 1>(s, count, rows, corner, gradient, of_weights);
     }
   }
 

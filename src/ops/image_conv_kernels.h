@@ -18,7 +18,6 @@ struct ConvShape {
 };
 
 constexpr int64_t kOutBlock = 32;  ///< output channels that the loops take at once
-constexpr int64_t kTapBlock = 8;   ///< taps of a window's row that the sums of the weights' gradient are taken for
 
 struct ImageConvKernels {
   /// One image. padded: [height + kernel_height - 1, padded_row]; weights: [kernel_height, row_taps, out_channels];
