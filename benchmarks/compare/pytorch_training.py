@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import pathlib
+import sys
 import time
 
 import numpy as np
@@ -24,6 +25,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "parity"))
+from tutorial import TutorialNet
 
 RECORD_BYTES = 1 + 3 * 32 * 32
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -66,17 +70,7 @@ class Pictures(Dataset):
 
 
 def make_net():
-    return nn.Sequential(
-        nn.Conv2d(3, 32, 5, padding=2),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 32, 5, padding=2),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 5, padding=2),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(1024, 64),
-        nn.Linear(64, 10),
-    )
+    return TutorialNet().model
 
 
 class TutorialLoop:
