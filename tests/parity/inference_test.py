@@ -58,6 +58,23 @@ class InferenceTest(LockstepTest):
             self.assertEqual(last[key], ours[key], f"the run itself logged another {key}")
         self.assert_equal_logits(run / "final.pth", data)
 
+    def test_normalised_images_and_smoothed_labels_equal_python(self):
+        data = self.small_data()
+        run = self.folder / "run"
+        sets = {"data.normalize": "true", "train.label_smoothing": 0.2, "train.max_steps": 1, "log.every_steps": 1}
+        self.train(run, *(word for name, value in sets.items() for word in ("--set", f"{name}={value}")), data=data)
+
+        def pictures(split):
+            images, labels = zip(*tutorial.Cifar10(data, split))
+            mean, deviation = torch.tensor([[0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]]).view(2, 1, 3, 1, 1)
+            return (torch.stack(images) - mean) / deviation, torch.tensor(labels)
+
+        images, labels = (part[:64] for part in pictures("train"))
+        loss = torch.nn.functional.cross_entropy(tutorial.initial_net(0)(images), labels, label_smoothing=0.2).item()
+        self.assertAlmostEqual(self.metrics(run, "train")[0]["train_loss"], loss, delta=1e-6 * loss)
+        test = torch.utils.data.TensorDataset(*pictures("test"))
+        self.assert_equal_evaluations(self.evaluate(run, data), tutorial.evaluate(tutorial.load_net(run / "final.pth"), test))
+
     def test_python_opens_every_weights_file_of_a_run(self):
         data = self.small_data()
         run = self.folder / "run"
