@@ -1,0 +1,66 @@
+#include "lockstep/small_conv.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/randn.h>
+#include <gtest/gtest.h>
+
+#include "ops/small_conv.h"
+
+namespace lockstep {
+namespace {
+
+constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+double difference(const at::Tensor& one, const at::Tensor& other) {
+  const at::Tensor right = other.to(at::kDouble);
+  return ((one.to(at::kDouble) - right).abs().max() / right.abs().max()).item<double>();
+}
+
+TEST(WeightGradientByProducts, IsTheConvolutions) {
+  at::manual_seed(1);
+  for (const int64_t kernel : {1, 3, 5}) {
+    for (const auto& [height, width] : {std::pair<int64_t, int64_t>{7, 7}, {3, 5}, {1, 1}}) {
+      const at::Tensor images = at::randn({5, 16, height, width}, at::kDouble).contiguous(kChannelsLast);
+      const at::Tensor weight = at::randn({24, 16, kernel, kernel}, at::kDouble).requires_grad_(true);
+      const at::Tensor out = at::conv2d(images, weight, {}, 1, (kernel - 1) / 2);
+      const at::Tensor incoming = at::randn_like(out).contiguous(kChannelsLast);
+      out.backward(incoming);
+      EXPECT_LT(difference(weight_gradient_by_products(images, incoming, kernel), weight.grad()), 1e-12)
+          << kernel << ' ' << height << ' ' << width;
+    }
+  }
+}
+
+// As autocast does it, so that the module's weights are float32.
+TEST(SmallConv, AgreesWithLibTorchUnderAutocast) {
+  at::manual_seed(2);
+  torch::nn::Conv2d conv(torch::nn::Conv2dOptions(32, 64, 3).padding(1).bias(false));
+  conv->weight.set_data(conv->weight.contiguous(kChannelsLast));
+  std::vector<at::Tensor> outs, of_images, of_weights;
+  const at::Tensor values = at::randn({9, 32, 7, 7}).contiguous(kChannelsLast);
+  at::Tensor incoming;
+  for (const bool own : {false, true}) {
+    const at::Tensor images = values.clone().requires_grad_(true);
+    at::autocast::set_autocast_enabled(at::kCPU, true);
+    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+    const at::Tensor out = own ? small_conv2d(images, *conv) : conv->forward(images);
+    at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+    EXPECT_EQ(out.scalar_type(), at::kBFloat16);
+    if (!incoming.defined()) incoming = at::randn_like(out);
+    out.backward(incoming);
+    outs.push_back(out.detach());
+    of_images.push_back(images.grad());
+    of_weights.push_back(conv->weight.grad().clone());
+    conv->weight.mutable_grad() = at::Tensor();
+  }
+  EXPECT_TRUE(outs[1].equal(outs[0]));
+  EXPECT_TRUE(of_images[1].equal(of_images[0]));
+  EXPECT_EQ(of_weights[1].scalar_type(), at::kFloat);
+  EXPECT_LT(difference(of_weights[1], of_weights[0]), 8e-3);  // 2^-7: bfloat16's last bit
+}
+
+}  // namespace
+}  // namespace lockstep
