@@ -43,6 +43,7 @@ struct Settings {
   double optim_momentum = 0;
   bool optim_nesterov = false;
   double optim_weight_decay = 0;
+  double optim_ema = 0;  ///< 0: off
   std::string optim_schedule = "constant";
   int64_t optim_warmup_steps = 0;
   // With muon: of what is not a filter.

@@ -1,5 +1,6 @@
 #include "optim/optimizer.h"
 
+#include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/empty_like.h>
 #include <fmt/format.h>
 #include <torch/optim/sgd.h>
@@ -17,6 +18,7 @@ namespace lockstep {
 namespace {
 
 constexpr std::string_view kMomentum = ".momentum_buffer";
+constexpr std::string_view kAverage = ".average";
 
 }  // namespace
 
@@ -58,6 +60,12 @@ Optimizer::Optimizer(const Settings& settings, const Net& net, int64_t steps_per
     }
   }
   sgd_ = std::make_unique<torch::optim::SGD>(std::move(groups), Options(settings.optim_lr));
+  if (settings.optim_ema == 0) return;
+  for (const auto& parameter : net.named_parameters()) {
+    if (!parameter.value().requires_grad()) continue;
+    averaged_names_.push_back(parameter.key());
+    averaged_.push_back(parameter.value());
+  }
 }
 
 Optimizer::~Optimizer() = default;
@@ -74,6 +82,26 @@ void Optimizer::step(int64_t step, int64_t total_steps) {
   }
   sgd_->step();
   if (muon_) muon_->step(lr_);
+  update_averages();
+}
+
+void Optimizer::update_averages() {
+  if (averaged_.empty()) return;
+  const at::NoGradGuard no_grad;
+  if (averages_.empty()) {  // they begin as the weights after the first step
+    for (const at::Tensor& parameter : averaged_) averages_.push_back(at::empty_like(parameter).copy_(parameter));
+  } else {
+    at::_foreach_lerp_(averages_, averaged_, 1 - settings_.optim_ema);
+  }
+}
+
+void Optimizer::swap_averages() const {
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < averages_.size(); ++i) {
+    const at::Tensor parameter = averaged_[i].detach().clone();
+    averaged_[i].copy_(averages_[i]);
+    averages_[i].copy_(parameter);
+  }
 }
 
 at::Tensor Optimizer::buffer_of(const at::Tensor& parameter) const {
@@ -91,23 +119,43 @@ NamedTensors Optimizer::state() const {
     const at::Tensor buffer = buffer_of(parameter.value());
     if (buffer.defined()) tensors.emplace_back(parameter.key() + std::string(kMomentum), buffer);
   }
+  for (size_t i = 0; i < averages_.size(); ++i) {
+    tensors.emplace_back(averaged_names_[i] + std::string(kAverage), averages_[i]);
+  }
   return tensors;
 }
 
 void Optimizer::load_state(const NamedTensors& tensors, const std::string& where) {
   const auto parameters = net_.named_parameters();
+  std::map<std::string, at::Tensor> averages;
   for (const auto& [name, tensor] : tensors) {
-    const std::string owner = name.ends_with(kMomentum) ? name.substr(0, name.size() - kMomentum.size()) : "";
+    const bool average = name.ends_with(kAverage);
+    const std::string_view ending = average ? kAverage : kMomentum;
+    const std::string owner = name.ends_with(ending) ? name.substr(0, name.size() - ending.size()) : "";
     const at::Tensor* const parameter = parameters.find(owner);
     if (parameter == nullptr || parameter->sizes() != tensor.sizes()) {
       throw Error(ExitCode::damaged, fmt::format("{}: the optimizer's tensor {} fits no parameter", where, name),
                   "this is a checkpoint of another network or optimizer");
     }
     const at::Tensor copy = at::empty_like(parameter->detach()).copy_(tensor);
+    if (average) {
+      averages.emplace(owner, copy);
+      continue;
+    }
     if (muon_ && muon_->set_buffer(*parameter, copy)) continue;
     auto state = std::make_unique<torch::optim::SGDParamState>();
     state->momentum_buffer(copy);
     sgd_->state()[parameter->unsafeGetTensorImpl()] = std::move(state);
+  }
+  if (averages.empty()) return;
+  averages_.clear();
+  for (const std::string& name : averaged_names_) {
+    const auto average = averages.find(name);
+    if (average == averages.end()) {
+      throw Error(ExitCode::damaged, fmt::format("{}: it has averages of some parameters, but not of {}", where, name),
+                  "this is a checkpoint of another network");
+    }
+    averages_.push_back(average->second);
   }
 }
 

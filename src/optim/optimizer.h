@@ -43,14 +43,31 @@ class Optimizer {
   /// The rate of the last step (optim.lr and its schedule); before the first: optim.lr.
   double lr() const { return lr_; }
 
-  /// "NAME.momentum_buffer" for each parameter that has one, in the net's order, sharing the optimizer's memory.
+  /// "NAME.momentum_buffer" and "NAME.average" for each parameter that has them, in the net's order, sharing the
+  /// optimizer's memory.
   NamedTensors state() const;
 
   /// Puts copies of such tensors in place, with dtype, device and layout of their parameters. Throws Error (damaged)
   /// for a tensor that belongs to no parameter or has another shape than its own; `where` names their file.
   void load_state(const NamedTensors& tensors, const std::string& where);
 
+  /// While it lives, the net's parameters are their averages over the steps (optim.ema; 0, or before the first step:
+  /// themselves): what a run tests and saves as weights. Buffers stay. Never during a step. The optimizer outlives it.
+  class Averaged {
+   public:
+    explicit Averaged(const Optimizer& optimizer) : optimizer_(optimizer) { optimizer_.swap_averages(); }
+    ~Averaged() { optimizer_.swap_averages(); }
+    Averaged(const Averaged&) = delete;
+    Averaged& operator=(const Averaged&) = delete;
+
+   private:
+    const Optimizer& optimizer_;
+  };
+
  private:
+  void update_averages();
+  void swap_averages() const;
+
   // One for each parameter group of sgd_.
   struct Rate {
     double peak = 0;
@@ -65,6 +82,10 @@ class Optimizer {
   std::vector<Rate> rates_;
   std::unique_ptr<Muon> muon_;  // where there is anything for it
   double lr_;
+  // With optim.ema: of the parameters that are trained, in the net's order.
+  std::vector<std::string> averaged_names_;
+  std::vector<at::Tensor> averaged_;
+  std::vector<at::Tensor> averages_;
 };
 
 }  // namespace lockstep

@@ -12,6 +12,8 @@ namespace lockstep {
 
 /// The tensors of the model are named so in a checkpoint: "model.conv1.weight".
 inline constexpr std::string_view kModelPrefix = "model.";
+inline constexpr std::string_view kOptimizerPrefix = "optimizer.";
+inline constexpr std::string_view kAverageSuffix = ".average";
 
 struct Checkpoint {
   NamedTensors tensors;

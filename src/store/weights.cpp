@@ -9,6 +9,7 @@
 #include <torch/csrc/jit/serialization/pickler.h>
 #include <torch/nn/module.h>
 
+#include <map>
 #include <unordered_map>
 
 #include "lockstep/error.h"
@@ -69,10 +70,21 @@ std::string pth_bytes(const NamedTensors& tensors) {
   return archive;
 }
 
+// What the run tests: where weights are averaged over the steps, the averages.
 NamedTensors model_of(const Checkpoint& checkpoint) {
-  NamedTensors tensors;
+  std::map<std::string, at::Tensor> averages;
   for (const auto& [name, tensor] : checkpoint.tensors) {
-    if (name.starts_with(kModelPrefix)) tensors.emplace_back(name.substr(kModelPrefix.size()), tensor);
+    if (name.starts_with(kOptimizerPrefix) && name.ends_with(kAverageSuffix)) {
+      averages.emplace(
+          name.substr(kOptimizerPrefix.size(), name.size() - kOptimizerPrefix.size() - kAverageSuffix.size()), tensor);
+    }
+  }
+  NamedTensors tensors;
+  for (const auto& [full_name, tensor] : checkpoint.tensors) {
+    if (!full_name.starts_with(kModelPrefix)) continue;
+    const std::string name = full_name.substr(kModelPrefix.size());
+    const auto average = averages.find(name);
+    tensors.emplace_back(name, average == averages.end() ? tensor : average->second);
   }
   if (tensors.empty()) throw Malformed("it is a checkpoint without a model");
   return tensors;

@@ -61,7 +61,7 @@ void Saver::checkpoint(RunState state) {
     copies.emplace_back(std::string(kModelPrefix) + name, copy_on_host(tensor));
   }
   for (const auto& [name, tensor] : my_.optimizer.state()) {
-    copies.emplace_back("optimizer." + name, copy_on_host(tensor));
+    copies.emplace_back(std::string(kOptimizerPrefix) + name, copy_on_host(tensor));
   }
   state.logs = my_.log->positions();
   CheckpointWriter::Job job{
@@ -100,6 +100,7 @@ void Saver::weights(const std::string& name, int64_t step, Failure failure) {
   my_.guard();
   const std::string path = fmt::format("{}/{}.pth", my_.out, name);
   try {
+    const Optimizer::Averaged averaged(my_.optimizer);
     save_pth(path, state_dict(my_.net));
   } catch (const Error& error) {
     if (failure == Failure::thrown || error.code() != ExitCode::io) throw;

@@ -204,7 +204,7 @@ TrainResult train(World& world, const TrainRequest& request) {
   Optimizer optimizer(settings, *net, plan.steps_per_epoch);
   if (from) {
     const NamedTensors model = share_tensors(world, from->tensors, std::string(kModelPrefix));
-    const NamedTensors kept = share_tensors(world, from->tensors, "optimizer.");
+    const NamedTensors kept = share_tensors(world, from->tensors, std::string(kOptimizerPrefix));
     world.together([&] {
       load_state_dict(*net, model, from->checkpoint);
       optimizer.load_state(kept, from->checkpoint);
@@ -256,6 +256,7 @@ TrainResult train(World& world, const TrainRequest& request) {
     gradients.check(saver.last_good());
     gradients.sync_buffers();
     const Autocast autocast(world.device(), settings.train_precision);
+    const Optimizer::Averaged averaged(optimizer);
     result.last = evaluate(world, *net, *test_set, settings.eval_batch, test_augmentation(settings), tta_of(settings));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     if (log) log->test(result.steps, tested_epoch, *result.last, seconds);

@@ -44,7 +44,7 @@ class ResumeTest(FaultyRun):
 
     def test_airbench94_with_muon_goes_on_with_the_same_bits(self):
         sets = {"model.name": "airbench94", "optim.name": "muon", "optim.lr": 0.2, "optim.bias_lr": 3.0, "optim.head_lr": 40.0,
-                "optim.schedule": "linear", "optim.whiten_epochs": 2, "train.micro_batch": 32}
+                "optim.schedule": "linear", "optim.whiten_epochs": 2, "optim.ema": 0.5, "train.micro_batch": 32}
         self.assert_goes_on_with_the_same_bits(*(word for name, value in sets.items() for word in ("--set", f"{name}={value}")))
 
     def test_logs_go_on_without_a_gap_or_a_repeat(self):

@@ -172,5 +172,40 @@ TEST(Optimizer, FrozenParametersStay) {
   }
 }
 
+TEST(Optimizer, AveragesWeightsOverTheStepsAndShowsThemForAWhile) {
+  Settings settings;
+  settings.optim_ema = 0.75;
+  const auto net = net_of("airbench94");
+  Optimizer optimizer(settings, *net, 5);
+  const at::Tensor head = net->named_parameters()["head.weight"];
+  { const Optimizer::Averaged before_the_first_step(optimizer); }
+  at::Tensor expected;
+  for (int64_t step = 1; step <= 3; ++step) {
+    give_gradients(*net, step);
+    optimizer.step(step, 10);
+    const at::Tensor now = head.detach().clone();
+    expected = step == 1 ? now : expected * 0.75 + now * 0.25;
+  }
+  const at::Tensor last = head.detach().clone();
+  const void* memory = head.data_ptr();
+  {
+    const Optimizer::Averaged averaged(optimizer);
+    EXPECT_TRUE(at::allclose(head, expected, 1e-5, 1e-7));
+    EXPECT_EQ(head.data_ptr(), memory);
+  }
+  EXPECT_TRUE(at::equal(head, last));
+
+  // What is kept goes on elsewhere.
+  Optimizer other(settings, *net, 5);
+  const NamedTensors kept = optimizer.state();
+  other.load_state(kept, "here");
+  const NamedTensors again = other.state();
+  ASSERT_EQ(again.size(), kept.size());
+  for (size_t i = 0; i < kept.size(); ++i) {
+    EXPECT_EQ(again[i].first, kept[i].first);
+    EXPECT_TRUE(at::equal(again[i].second, kept[i].second));
+  }
+}
+
 }  // namespace
 }  // namespace lockstep

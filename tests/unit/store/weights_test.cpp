@@ -230,6 +230,8 @@ TEST(LoadWeights, GivesTheModelOfACheckpoint) {
   const NamedTensors loaded = load_weights(folder / "c");
   EXPECT_THAT(names(loaded), ElementsAre("a.b", "c"));
   EXPECT_EQ(loaded[1].second.item<float>(), 3);
+  put_file(folder / "c", checkpoint_bytes({{"model.a.b", one}, {"optimizer.a.b.average", one + 4}}, "{}"));
+  EXPECT_EQ(load_weights(folder / "c")[0].second.item<float>(), 5);
   put_file(folder / "c", checkpoint_bytes({{"optim.a.b", one}}, "{}"));
   expect_error(ExitCode::damaged, {folder / "c", "without a model"}, [&] { load_weights(folder / "c"); });
 }
