@@ -18,9 +18,9 @@
 #include <vector>
 
 #include "lockstep/batch_norm_gelu.h"
+#include "lockstep/fast_conv.h"
 #include "lockstep/max_pool.h"
 #include "lockstep/net.h"
-#include "lockstep/small_conv.h"
 #include "model/nets.h"
 
 namespace lockstep {
@@ -53,8 +53,8 @@ class Group final : public nn::Module {
   }
 
   at::Tensor forward(const at::Tensor& images) {
-    const at::Tensor half = batch_norm_gelu(max_pool2x2(small_conv2d(images, *conv1_)), norm1_);
-    return batch_norm_gelu(small_conv2d(half, *conv2_), norm2_);
+    const at::Tensor half = batch_norm_gelu(max_pool2x2(fast_conv2d(images, *conv1_)), norm1_);
+    return batch_norm_gelu(fast_conv2d(half, *conv2_), norm2_);
   }
 
   void set_statistics_momentum(double momentum) {

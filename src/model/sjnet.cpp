@@ -2,7 +2,7 @@
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 
-#include "lockstep/image_conv.h"
+#include "lockstep/fast_conv.h"
 #include "lockstep/max_pool.h"
 #include "lockstep/net.h"
 #include "model/nets.h"
@@ -20,7 +20,7 @@ class SjNet final : public Net {
     int64_t from = 3;
     for (const int64_t to : {32, 32, 64}) {
       const auto options = nn::Conv2dOptions(from, to, 5).padding(2);
-      from == 3 ? layers->push_back(ImageConv2d(options)) : layers->push_back(nn::Conv2d(options));
+      layers->push_back(FastConv2d(options));
       layers->push_back(MaxPool2x2());
       from = to;
     }

@@ -1,6 +1,5 @@
 #include "lockstep/batch_norm_gelu.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "ops/norm_gelu_kernels.h"
+#include "ops/parallel.h"
 
 namespace lockstep {
 namespace {
@@ -50,7 +50,7 @@ struct Pieces {
 
   template <typename Work>
   void each(const Work& work) const {
-    at::parallel_for(0, count, 2, [&](int64_t begin, int64_t end) {
+    parallel_for(0, count, 2, [&](int64_t begin, int64_t end) {
       for (int64_t piece = begin; piece < end; ++piece) {
         const int64_t first = piece * size;
         work(piece, first * channels, std::min(size, pixels - first));
@@ -209,8 +209,8 @@ struct Gelu : torch::autograd::Function<Gelu> {
     with_bits(values, [&]<typename Bits>(Bits) {
       const auto* x = static_cast<const Bits*>(values.const_data_ptr());
       auto* y = static_cast<Bits*>(out.mutable_data_ptr());
-      at::parallel_for(0, values.numel(), kGrain,
-                       [&](int64_t begin, int64_t end) { kernels<Bits>().gelu(x + begin, y + begin, end - begin); });
+      parallel_for(0, values.numel(), kGrain,
+                   [&](int64_t begin, int64_t end) { kernels<Bits>().gelu(x + begin, y + begin, end - begin); });
     });
     context->save_for_backward({values});
     return out;
@@ -225,7 +225,7 @@ struct Gelu : torch::autograd::Function<Gelu> {
       const auto* x = static_cast<const Bits*>(values.const_data_ptr());
       const auto* g = static_cast<const Bits*>(gradient.const_data_ptr());
       auto* dx = static_cast<Bits*>(of_values.mutable_data_ptr());
-      at::parallel_for(0, values.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      parallel_for(0, values.numel(), kGrain, [&](int64_t begin, int64_t end) {
         kernels<Bits>().gelu_backward(x + begin, g + begin, dx + begin, end - begin);
       });
     });

@@ -1,6 +1,5 @@
-#include "lockstep/image_conv.h"
+#include "ops/image_conv.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "ops/image_conv_kernels.h"
+#include "ops/parallel.h"
 
 namespace lockstep {
 namespace {
@@ -37,24 +37,6 @@ std::optional<Padding> padding_of(const torch::nn::Conv2dImpl& conv) {
   const auto* numbers = std::get_if<torch::ExpandingArray<2>>(&conv.options.padding());
   if (numbers == nullptr) return std::nullopt;
   return Padding{(**numbers)[0], (**numbers)[1]};
-}
-
-bool ours(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
-  const auto& options = conv.options;
-  const auto ones = [](const torch::ExpandingArray<2>& pair) { return (*pair)[0] == 1 && (*pair)[1] == 1; };
-  const auto plain = [](const at::Tensor& tensor) {
-    return tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided;
-  };
-  if (!kernels() || !plain(images) || images.dim() != 4 || images.size(1) > 4 || images.numel() == 0) return false;
-  if (images.requires_grad() || !images.is_contiguous(at::MemoryFormat::ChannelsLast)) return false;
-  if (at::autocast::is_autocast_enabled(at::kCPU) || !plain(conv.weight)) return false;
-  if (conv.bias.defined() && !(plain(conv.bias) && conv.bias.is_contiguous())) return false;
-  const auto padding = padding_of(conv);
-  return padding && ones(options.stride()) && ones(options.dilation()) && options.groups() == 1 &&
-         std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode()) &&
-         options.out_channels() % kOutBlock == 0 && options.in_channels() == images.size(1) &&
-         images.size(2) + 2 * padding->rows >= conv.weight.size(2) &&
-         images.size(3) + 2 * padding->columns >= conv.weight.size(3);
 }
 
 ConvShape shape_of(const at::Tensor& images, const at::Tensor& weight, const Padding& padding) {
@@ -101,7 +83,7 @@ struct ImageConv : torch::autograd::Function<ImageConv> {
                                images.options().memory_format(at::MemoryFormat::ChannelsLast));
     const at::Tensor weights = weight.permute({2, 3, 1, 0}).contiguous();
     float* to = out.mutable_data_ptr<float>();
-    at::parallel_for(0, images.size(0), 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, images.size(0), 1, [&](int64_t begin, int64_t end) {
       Frame frame(images, padding, shape);
       for (int64_t i = begin; i < end; ++i) {
         kernels()->forward(shape, frame.show(i), weights.const_data_ptr<float>(), bias.const_data_ptr<float>(),
@@ -115,7 +97,7 @@ struct ImageConv : torch::autograd::Function<ImageConv> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    TORCH_CHECK(!c10::GradMode::is_enabled(), "lockstep::image_conv2d has no second derivative");
+    TORCH_CHECK(!c10::GradMode::is_enabled(), "lockstep::fast_conv2d has no second derivative");
     const variable_list kept = context->get_saved_variables();
     const at::Tensor& images = kept[0];
     const at::Tensor& weight = kept[1];
@@ -128,7 +110,7 @@ struct ImageConv : torch::autograd::Function<ImageConv> {
     const int64_t of_weights = weight.numel();
     const at::Tensor parts = at::zeros({groups, of_weights + shape.out_channels});
     const float* from = gradient.const_data_ptr<float>();
-    at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
       Frame frame(images, padding, shape);
       for (int64_t group = begin; group < end; ++group) {
         float* part = parts.mutable_data_ptr<float>() + group * (of_weights + shape.out_channels);
@@ -155,33 +137,28 @@ struct ImageConv : torch::autograd::Function<ImageConv> {
 
 }  // namespace
 
+bool image_conv_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
+  const auto& options = conv.options;
+  const auto ones = [](const torch::ExpandingArray<2>& pair) { return (*pair)[0] == 1 && (*pair)[1] == 1; };
+  const auto plain = [](const at::Tensor& tensor) {
+    return tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided;
+  };
+  if (!kernels() || !plain(images) || images.dim() != 4 || images.size(1) > 4 || images.numel() == 0) return false;
+  if (images.requires_grad() || !images.is_contiguous(at::MemoryFormat::ChannelsLast)) return false;
+  if (at::autocast::is_autocast_enabled(at::kCPU) || !plain(conv.weight)) return false;
+  if (conv.bias.defined() && !(plain(conv.bias) && conv.bias.is_contiguous())) return false;
+  const auto padding = padding_of(conv);
+  return padding && ones(options.stride()) && ones(options.dilation()) && options.groups() == 1 &&
+         std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode()) &&
+         options.out_channels() % kOutBlock == 0 && options.in_channels() == images.size(1) &&
+         images.size(2) + 2 * padding->rows >= conv.weight.size(2) &&
+         images.size(3) + 2 * padding->columns >= conv.weight.size(3);
+}
+
 at::Tensor image_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
-  if (!ours(images, conv)) return conv.forward(images);
   const Padding padding = *padding_of(conv);
   const at::Tensor bias = conv.bias.defined() ? conv.bias : at::zeros({conv.options.out_channels()});
   return ImageConv::apply(images, conv.weight, bias, padding.rows, padding.columns);
-}
-
-// Conv2dImpl's would make a Conv2dImpl.
-std::shared_ptr<torch::nn::Module> ImageConv2dImpl::clone(const std::optional<at::Device>& device) const {
-  const at::NoGradGuard no_grad;
-  const auto copy = std::make_shared<ImageConv2dImpl>(
-      torch::nn::Conv2dOptions(options.in_channels(), options.out_channels(), options.kernel_size())
-          .stride(options.stride())
-          .padding(options.padding())
-          .dilation(options.dilation())
-          .groups(options.groups())
-          .bias(options.bias())
-          .padding_mode(options.padding_mode()));
-  const auto put = [&](at::Tensor& to, const at::Tensor& from) {
-    if (!from.defined()) return;
-    to.set_data(from.to(device.value_or(from.device()), /*non_blocking=*/false, /*copy=*/true));
-    to.requires_grad_(from.requires_grad());
-  };
-  put(copy->weight, weight);
-  put(copy->bias, bias);
-  copy->train(is_training());
-  return copy;
 }
 
 }  // namespace lockstep

@@ -1,6 +1,5 @@
 #include "lockstep/max_pool.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/max_pool2d.h>
 #include <c10/core/GradMode.h>
@@ -9,6 +8,7 @@
 #include <algorithm>
 
 #include "ops/max_pool_kernels.h"
+#include "ops/parallel.h"
 
 namespace lockstep {
 namespace {
@@ -32,10 +32,10 @@ struct Shape {
 
 template <typename Work>
 void each_out_row(const Shape& shape, const Work& work) {
-  at::parallel_for(0, shape.out_rows(), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, 2 * shape.row())),
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t row = begin; row < end; ++row) work(row);
-                   });
+  parallel_for(0, shape.out_rows(), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, 2 * shape.row())),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t row = begin; row < end; ++row) work(row);
+               });
 }
 
 template <typename Bits>

@@ -11,8 +11,6 @@
 
 #include <variant>
 
-#include "lockstep/small_conv.h"
-
 namespace lockstep {
 namespace {
 
@@ -54,22 +52,6 @@ bool computes_in_bfloat16(const at::Tensor& images, const at::Tensor& weight) {
   return images.scalar_type() == at::kBFloat16 && weight.scalar_type() == at::kBFloat16;
 }
 
-bool ours(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
-  const auto& options = conv.options;
-  const auto* padding = std::get_if<torch::ExpandingArray<2>>(&options.padding());
-  const auto both = [](const torch::ExpandingArray<2>& pair, int64_t value) {
-    return (*pair)[0] == value && (*pair)[1] == value;
-  };
-  const int64_t kernel = (*options.kernel_size())[0];
-  return has_amx() && c10::GradMode::is_enabled() && images.device().is_cpu() && images.dim() == 4 &&
-         images.numel() > 0 && images.size(2) * images.size(3) <= kMostPixels &&
-         images.is_contiguous(at::MemoryFormat::ChannelsLast) && conv.weight.device().is_cpu() &&
-         conv.weight.requires_grad() && !conv.bias.defined() && computes_in_bfloat16(images, conv.weight) &&
-         kernel % 2 == 1 && both(options.kernel_size(), kernel) && both(options.stride(), 1) &&
-         both(options.dilation(), 1) && options.groups() == 1 && padding != nullptr &&
-         both(*padding, (kernel - 1) / 2) && std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode());
-}
-
 struct SmallConv : torch::autograd::Function<SmallConv> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& images, const at::Tensor& weight) {
     context->save_for_backward({images, weight});
@@ -79,7 +61,7 @@ struct SmallConv : torch::autograd::Function<SmallConv> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    TORCH_CHECK(!c10::GradMode::is_enabled(), "lockstep::small_conv2d has no second derivative");
+    TORCH_CHECK(!c10::GradMode::is_enabled(), "lockstep::fast_conv2d has no second derivative");
     const variable_list kept = context->get_saved_variables();
     const at::Tensor gradient = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
     const int64_t border = (kept[1].size(2) - 1) / 2;
@@ -112,8 +94,23 @@ at::Tensor weight_gradient_by_products(const at::Tensor& images, const at::Tenso
   return result.permute({2, 3, 0, 1});
 }
 
+bool small_conv_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
+  const auto& options = conv.options;
+  const auto* padding = std::get_if<torch::ExpandingArray<2>>(&options.padding());
+  const auto both = [](const torch::ExpandingArray<2>& pair, int64_t value) {
+    return (*pair)[0] == value && (*pair)[1] == value;
+  };
+  const int64_t kernel = (*options.kernel_size())[0];
+  return has_amx() && c10::GradMode::is_enabled() && images.device().is_cpu() && images.dim() == 4 &&
+         images.numel() > 0 && images.size(2) * images.size(3) <= kMostPixels &&
+         images.is_contiguous(at::MemoryFormat::ChannelsLast) && conv.weight.device().is_cpu() &&
+         conv.weight.requires_grad() && !conv.bias.defined() && computes_in_bfloat16(images, conv.weight) &&
+         kernel % 2 == 1 && both(options.kernel_size(), kernel) && both(options.stride(), 1) &&
+         both(options.dilation(), 1) && options.groups() == 1 && padding != nullptr &&
+         both(*padding, (kernel - 1) / 2) && std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode());
+}
+
 at::Tensor small_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
-  if (!ours(images, conv)) return conv.forward(images);
   // Cast here, where autograd sees it, and not by autocast inside, where it would not.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
   return SmallConv::apply(images.to(at::kBFloat16), conv.weight.to(at::kBFloat16));

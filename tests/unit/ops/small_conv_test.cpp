@@ -1,11 +1,10 @@
-#include "lockstep/small_conv.h"
-
 #include <ATen/TensorOperators.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include "lockstep/fast_conv.h"
 #include "ops/small_conv.h"
 
 namespace lockstep {
@@ -45,7 +44,7 @@ TEST(SmallConv, AgreesWithLibTorchUnderAutocast) {
     const at::Tensor images = values.clone().requires_grad_(true);
     at::autocast::set_autocast_enabled(at::kCPU, true);
     at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-    const at::Tensor out = own ? small_conv2d(images, *conv) : conv->forward(images);
+    const at::Tensor out = own ? fast_conv2d(images, *conv) : conv->forward(images);
     at::autocast::clear_cache();
     at::autocast::set_autocast_enabled(at::kCPU, false);
     EXPECT_EQ(out.scalar_type(), at::kBFloat16);

@@ -1,0 +1,15 @@
+// Convolutions of images of few channels, in float32.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/modules/conv.h>
+
+namespace lockstep {
+
+/// Whether image_conv2d takes this (lockstep/fast_conv.h says what).
+bool image_conv_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv);
+
+/// conv(images); sums are added in an order that does not depend on threads.
+at::Tensor image_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
+
+}  // namespace lockstep

@@ -1,0 +1,57 @@
+#include "ops/parallel.h"
+
+#include <ATen/Parallel.h>
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+
+namespace lockstep {
+namespace {
+
+// What compilers make of "#pragma omp parallel": every OpenMP runtime that LibTorch is built with has it, GNU's, LLVM's
+// and Intel's. It is looked up in the one that LibTorch has loaded.
+using Parallel = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+
+Parallel find_parallel() {
+  static const Parallel found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return found;
+}
+
+struct Loop {
+  int64_t begin, end, piece;
+  c10::function_ref<void(int64_t, int64_t)> body;
+  std::atomic<int64_t> next{0};
+  std::atomic_flag failed{};
+  std::exception_ptr error{};
+
+  void work() {
+    for (int64_t first; (first = begin + piece * next++) < end;) {
+      try {
+        body(first, std::min(end, first + piece));
+      } catch (...) {
+        if (!failed.test_and_set()) error = std::current_exception();
+      }
+    }
+  }
+};
+
+}  // namespace
+
+void parallel_for(int64_t begin, int64_t end, int64_t grain, c10::function_ref<void(int64_t, int64_t)> body) {
+  if (begin >= end) return;
+  const int64_t count = end - begin;
+  const int64_t pieces = std::min<int64_t>(at::get_num_threads(), (count + grain - 1) / grain);
+  if (pieces <= 1) return body(begin, end);
+  Loop loop{.begin = begin, .end = end, .piece = (count + pieces - 1) / pieces, .body = body};
+  const Parallel parallel = find_parallel();
+  if (parallel == nullptr || at::in_parallel_region()) {
+    loop.work();
+  } else {
+    parallel([](void* data) { static_cast<Loop*>(data)->work(); }, &loop, static_cast<unsigned>(pieces), 0);
+  }
+  if (loop.error) std::rethrow_exception(loop.error);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,15 @@
+// Convolutions of float32 images with 3x3 and 5x5 kernels in fewer products.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/modules/conv.h>
+
+namespace lockstep {
+
+/// Whether winograd_conv2d takes this (lockstep/fast_conv.h says what).
+bool winograd_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv);
+
+/// conv(images) by Winograd's method.
+at::Tensor winograd_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
+
+}  // namespace lockstep

@@ -1,0 +1,147 @@
+#include "lockstep/fast_conv.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/randn.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "ops/image_conv_kernels.h"
+#include "ops/winograd_conv.h"
+
+namespace lockstep {
+namespace {
+
+constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+double difference(const at::Tensor& one, const at::Tensor& other) {
+  return ((one - other).abs().max() / other.abs().max()).item<double>();
+}
+
+struct Results {
+  at::Tensor out, of_images, of_weight, of_bias;
+};
+
+Results results(const at::Tensor& values, const at::Tensor& incoming, const FastConv2d& like, bool own,
+                bool of_images = false) {
+  const auto conv = std::dynamic_pointer_cast<FastConv2dImpl>(like->clone());
+  if (!own) conv->to(at::kDouble);
+  const at::Tensor images = (own ? values : values.to(at::kDouble)).detach().requires_grad_(of_images);
+  const at::Tensor out = own ? conv->forward(images) : conv->torch::nn::Conv2dImpl::forward(images);
+  out.backward(own ? incoming : incoming.to(at::kDouble));
+  return {out.detach(), images.grad(), conv->weight.grad(), conv->bias.defined() ? conv->bias.grad() : at::Tensor()};
+}
+
+struct Case {
+  torch::nn::Conv2dOptions options;
+  bool of_images = false;  // whether their gradient is wanted
+  double rounding = 2e-6;  // of outputs, of the largest
+};
+
+void PrintTo(const Case& of, std::ostream* to) {
+  *to << of.options.in_channels() << " to " << of.options.out_channels() << ", kernel " << of.options.kernel_size();
+}
+
+class FastConvOf : public testing::TestWithParam<Case> {};
+
+TEST_P(FastConvOf, AgreesWithDoublePrecisionForwardAndBackward) {
+  at::manual_seed(1);
+  const torch::nn::Conv2dOptions options = GetParam().options;
+  const bool of_images = GetParam().of_images;
+  const double rounding = GetParam().rounding;
+  FastConv2d conv(options);
+  for (const auto& [count, height, width] : {std::array<int64_t, 3>{1, 13, 17}, {19, 13, 17}, {3, 8, 8}, {5, 7, 5}}) {
+    SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width);
+    const at::Tensor images = at::randn({count, options.in_channels(), height, width}).contiguous(kChannelsLast);
+    const at::Tensor incoming = at::randn_like(conv->torch::nn::Conv2dImpl::forward(images).detach());
+    const Results exact = results(images, incoming, conv, false, of_images);
+    const Results own = results(images, incoming, conv, true, of_images);
+    EXPECT_LT(difference(own.out, exact.out), rounding);
+    EXPECT_TRUE(own.out.is_contiguous(kChannelsLast));
+    EXPECT_LT(difference(own.of_weight, exact.of_weight), 1e-5);
+    if (of_images) {
+      EXPECT_LT(difference(own.of_images, exact.of_images), rounding);
+    }
+    if (options.bias()) {
+      EXPECT_LT(difference(own.of_bias, exact.of_bias), 1e-5);
+    }
+  }
+}
+
+using Options = torch::nn::Conv2dOptions;
+INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvOf,
+                         testing::Values(Case{Options(3, 32, 5).padding(2)},
+                                         Case{Options(3, 64, 3).padding(1).bias(false)},
+                                         Case{Options(1, 96, {7, 2}).padding({0, 3})}, Case{Options(4, 32, 1)}));
+INSTANTIATE_TEST_SUITE_P(ByWinograd, FastConvOf,
+                         testing::Values(Case{Options(32, 32, 5).padding(2), true, 5e-6},
+                                         Case{Options(32, 64, 5), true, 5e-6},
+                                         Case{Options(64, 32, 5).padding(4), true, 5e-6},
+                                         Case{Options(32, 32, 3).padding(1).bias(false), true, 5e-6},
+                                         Case{Options(64, 96, 3), false, 5e-6},
+                                         Case{Options(96, 32, 3).padding(2), true, 5e-6}));
+INSTANTIATE_TEST_SUITE_P(
+    LibTorchs, FastConvOf,
+    testing::Values(Case{Options(3, 24, 3)}, Case{Options(8, 32, 3), true}, Case{Options(3, 32, 3).stride(2)},
+                    Case{Options(3, 32, 3).padding(torch::kSame), true},
+                    Case{Options(32, 32, 3).padding(torch::kSame), true}, Case{Options(32, 32, {3, 5}), true},
+                    Case{Options(32, 32, 5).stride(2), true}, Case{Options(32, 32, 3).dilation(2), true},
+                    Case{Options(32, 32, 3).groups(2), true}, Case{Options(32, 32, 3).padding({0, 1}), true},
+                    Case{Options(48, 32, 3), true}, Case{Options(32, 48, 3), true}));
+
+TEST(FastConv, TakesByWinogradWhatItIsMadeFor) {
+  if (best_processor() != Processor::avx512) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
+  const at::Tensor images = at::randn({2, 32, 8, 8});
+  const FastConv2d five(Options(32, 64, 5).padding(2)), large(Options(32, 256, 5).padding(2));
+  EXPECT_TRUE(winograd_takes(images.contiguous(kChannelsLast), *five));
+  EXPECT_FALSE(winograd_takes(images, *five));
+  EXPECT_FALSE(winograd_takes(images.contiguous(kChannelsLast).to(at::kDouble), *five));
+  EXPECT_FALSE(winograd_takes(images.contiguous(kChannelsLast), *large));
+}
+
+TEST(FastConv, OfFewChannelsHasTheSameBitsWithAnyNumberOfThreads) {
+  at::manual_seed(2);
+  FastConv2d conv(torch::nn::Conv2dOptions(3, 32, 5).padding(2));
+  const at::Tensor images = at::randn({50, 3, 12, 12}).contiguous(kChannelsLast);
+  const at::Tensor incoming = at::randn({50, 32, 12, 12});
+  const int before = at::get_num_threads();
+  std::vector<Results> all;
+  for (const int threads : {1, 2, 3}) {
+    at::set_num_threads(threads);
+    all.push_back(results(images, incoming, conv, true));
+  }
+  at::set_num_threads(before);
+  if (!image_conv_kernels(best_processor())) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
+  for (const Results& one : all) {
+    EXPECT_TRUE(one.out.equal(all[0].out));
+    EXPECT_TRUE(one.of_weight.equal(all[0].of_weight));
+    EXPECT_TRUE(one.of_bias.equal(all[0].of_bias));
+  }
+}
+
+TEST(FastConv, IsClonedAsWhatItIs) {
+  FastConv2d conv(torch::nn::Conv2dOptions(3, 32, 5));
+  const auto copy = std::dynamic_pointer_cast<FastConv2dImpl>(conv->clone());
+  ASSERT_TRUE(copy);
+  EXPECT_TRUE(copy->weight.equal(conv->weight));
+  EXPECT_FALSE(copy->weight.is_alias_of(conv->weight));
+  EXPECT_TRUE(copy->bias.requires_grad());
+}
+
+TEST(FastConv, LeavesImagesThatNeedAGradientAndAutocastToLibTorch) {
+  at::manual_seed(3);
+  FastConv2d conv(torch::nn::Conv2dOptions(3, 32, 5).padding(2));
+  const at::Tensor images = at::randn({2, 3, 12, 12}).contiguous(kChannelsLast).requires_grad_(true);
+  conv->forward(images).sum().backward();
+  EXPECT_TRUE(images.grad().defined());
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  const at::Tensor out = conv->forward(images.detach());
+  at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+  EXPECT_EQ(out.scalar_type(), at::kBFloat16);
+}
+
+}  // namespace
+}  // namespace lockstep
