@@ -7,18 +7,18 @@ from contenders import json_lines, lockstep_command, python_command, python_envi
 from jobs import Job
 from machine import cores
 
-DEFAULT = ["tutorial@15:56.7", "tuned:56.7,75"]
+DEFAULT = ["tutorial@15:56.7", "tuned:56.7,75", "tuned+train.precision=bf16:56.7,75"]
 HOURS = 3600
 
 
 def wishes(words, fail):
-    """[(recipe, epochs or None for the recipe's own, [accuracies])] of RECIPE[@EPOCHS]:PERCENT[,PERCENT] words."""
+    """[(recipe, [settings], epochs or None for the recipe's own, [accuracies])] of RECIPE[+SETTING=VALUE][@EPOCHS]:PERCENT[,PERCENT] words."""
     found = []
     for word in words or DEFAULT:
-        match = re.fullmatch(r"([^@:]+)(?:@(\d+))?:(\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*)", word)
+        match = re.fullmatch(r"([^@:+]+)((?:\+[^@:+]+=[^@:+]+)*)(?:@(\d+))?:(\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*)", word)
         if not match:
-            fail(64, f"--accuracy '{word}' is not RECIPE[@EPOCHS]:PERCENT", "for instance tutorial@15:56.7")
-        found.append((match[1], match[2], sorted(float(percent) / 100 for percent in match[3].split(","))))
+            fail(64, f"--accuracy '{word}' is not RECIPE[+SETTING=VALUE][@EPOCHS]:PERCENT", "for instance tutorial@15:56.7")
+        found.append((match[1], match[2].split("+")[1:], match[3], sorted(float(percent) / 100 for percent in match[4].split(","))))
     return found
 
 
@@ -56,7 +56,7 @@ def report(title, targets, outcome):
 def time_to_accuracy(options, wanted, temporary):
     threads = len(cores())
     outcomes = []
-    for recipe, epochs, targets in wanted:
+    for number, (recipe, settings, epochs, targets) in enumerate(wanted):
         if recipe == "tutorial":
             words = python_command(options, "tutorial", "fp32", 1, threads) + ["--evaluate", epochs or 10]
             env = python_environment(options, temporary, "tutorial", threads)
@@ -66,12 +66,13 @@ def time_to_accuracy(options, wanted, temporary):
 
             outcome = watch(words, temporary / "python", env, said, targets)
             outcomes.append(report(f"PyTorch, the tutorial's script, 1 process, {threads} threads", targets, outcome))
-        run = temporary / f"run-{recipe.replace('/', '-')}"
-        words = ["--recipe", recipe, "--set", "data.shuffle=true", *(["--epochs", epochs] if epochs else [])]
+        run = temporary / f"run-{number}"
+        sets = [word for setting in ("data.shuffle=true", *settings) for word in ("--set", setting)]
+        words = ["--recipe", recipe, *sets, *(["--epochs", epochs] if epochs else [])]
 
         def logged(_, run=run):
             return [line["test_accuracy"] for line in json_lines(run / "metrics.jsonl") if line["event"] == "test"]
 
         outcome = watch(lockstep_command(options, options.ranks, 1, run, *words), temporary / "lockstep", {}, logged, targets)
-        outcomes.append(report(f"Lockstep, recipe {recipe}, {options.ranks} ranks", targets, outcome))
+        outcomes.append(report(f"Lockstep, recipe {' with '.join([recipe, *settings])}, {options.ranks} ranks", targets, outcome))
     return outcomes

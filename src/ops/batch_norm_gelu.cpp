@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
+#include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -256,6 +257,7 @@ void update_statistics(torch::nn::BatchNorm2dImpl& norm, const at::Tensor& mean,
 }  // namespace
 
 at::Tensor batch_norm_gelu(const at::Tensor& images, torch::nn::BatchNorm2d& norm) {
+  RECORD_FUNCTION("lockstep::batch_norm_gelu", c10::ArrayRef<c10::IValue>());
   if (!ours(images, *norm)) return fast_gelu(norm->forward(images));
   if (norm->is_training()) {
     const variable_list all = TrainedNormGelu::apply(images, norm->weight, norm->bias, norm->options.eps());
@@ -272,6 +274,7 @@ at::Tensor batch_norm_gelu(const at::Tensor& images, torch::nn::BatchNorm2d& nor
 }
 
 at::Tensor fast_gelu(const at::Tensor& values) {
+  RECORD_FUNCTION("lockstep::fast_gelu", c10::ArrayRef<c10::IValue>());
   return known_type(values) && values.is_non_overlapping_and_dense() ? Gelu::apply(values) : at::gelu(values);
 }
 

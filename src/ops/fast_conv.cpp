@@ -1,5 +1,7 @@
 #include "lockstep/fast_conv.h"
 
+#include <ATen/record_function.h>
+
 #include "ops/image_conv.h"
 #include "ops/small_conv.h"
 #include "ops/winograd_conv.h"
@@ -7,6 +9,7 @@
 namespace lockstep {
 
 at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
+  RECORD_FUNCTION("lockstep::fast_conv2d", c10::ArrayRef<c10::IValue>());
   if (image_conv_takes(images, conv)) return image_conv2d(images, conv);
   if (winograd_takes(images, conv)) return winograd_conv2d(images, conv);
   if (small_conv_takes(images, conv)) return small_conv2d(images, conv);

@@ -62,7 +62,8 @@ struct Loops {
     }
   }
 
-  // count values of a polynomial's transposed: where evens and odds of the points meet in powers.
+  // From a value at each of the points to kCount sums of the points' powers times their values; `near` and `far` are
+  // factors of the values.
   template <int64_t kCount>
   LOCKSTEP_INLINE void to_powers(const Floats* in, float near, float far, Floats* to) {
     const Floats even_near = near * (in[1] + in[2]), odd_near = near * (in[1] - in[2]);
@@ -75,7 +76,7 @@ struct Loops {
     to[kCount - 1] += in[5];
   }
 
-  // The transpose of to_powers: a polynomial's values at the points.
+  // The transpose: from kCount coefficients to the polynomial's values at the points.
   template <int64_t kCount>
   LOCKSTEP_INLINE void from_powers(const Floats* in, float near, float far, Floats* to) {
     Floats even_near = in[0], odd_near = kNear * in[1], even_far = in[0], odd_far = kFar * in[1];
@@ -98,46 +99,38 @@ struct Loops {
   LOCKSTEP_INLINE void from_kernel(const Floats* in, Floats* to) { from_powers<kKernel>(in, -2.0f / 3, 1.0f / 6, to); }
   LOCKSTEP_INLINE void to_kernel(const Floats* in, Floats* to) { to_powers<kKernel>(in, -2.0f / 3, 1.0f / 6, to); }
 
-  // A map along both sides: take(k, value) gives the kFrom x kFrom values, put(k, value) gets the kTo x kTo.
-  template <int64_t kFrom, int64_t kTo, typename Map, typename Take, typename Put>
-  LOCKSTEP_INLINE void both_sides(const Map& map, const Take& take, const Put& put) {
-    std::array<Floats, kFrom * kTo> half;
+  // A map along both sides of `count` squares at once: [kFrom, kFrom, count] → [kTo, kTo, count].
+  template <int64_t kFrom, int64_t kTo, typename Map>
+  LOCKSTEP_INLINE void both_sides(int64_t count, const float* from, float* to, const Map& map) {
+    for (int64_t i = 0; i < count; i += kLanes) {
+      Floats half[kFrom][kTo];
 #pragma GCC unroll 8
-    for (int64_t column = 0; column < kFrom; ++column) {
-      Floats in[kFrom];
+      for (int64_t column = 0; column < kFrom; ++column) {
+        Floats in[kFrom];
 #pragma GCC unroll 8
-      for (int64_t row = 0; row < kFrom; ++row) take(row * kFrom + column, in[row]);
-      map(in, half.data() + column * kTo);
-    }
+        for (int64_t row = 0; row < kFrom; ++row) load(from + (row * kFrom + column) * count + i, in[row]);
+        map(in, half[column]);
+      }
 #pragma GCC unroll 8
-    for (int64_t row = 0; row < kTo; ++row) {
-      Floats in[kFrom], to[kTo];
+      for (int64_t row = 0; row < kTo; ++row) {
+        Floats in[kFrom], out[kTo];
 #pragma GCC unroll 8
-      for (int64_t column = 0; column < kFrom; ++column) in[column] = half[column * kTo + row];
-      map(in, to);
+        for (int64_t column = 0; column < kFrom; ++column) in[column] = half[column][row];
+        map(in, out);
 #pragma GCC unroll 8
-      for (int64_t column = 0; column < kTo; ++column) put(row * kTo + column, to[column]);
+        for (int64_t column = 0; column < kTo; ++column) store(out[column], to + (row * kTo + column) * count + i);
+      }
     }
   }
 
   LOCKSTEP_INLINE void factors(int64_t in, int64_t out, const float* weights, float* to) {
-    const int64_t count = in * out;
-    for (int64_t i = 0; i < count; i += kLanes) {
-      both_sides<kKernel, kPoints>(
-          [](const Floats* a, Floats* b) __attribute__((always_inline)) { from_kernel(a, b); },
-          [&](int64_t k, Floats & value) __attribute__((always_inline)) { load(weights + k * count + i, value); },
-          [&](int64_t k, const Floats& value) __attribute__((always_inline)) { store(value, to + k * count + i); });
-    }
+    both_sides<kKernel, kPoints>(
+        in * out, weights, to, [](const Floats* a, Floats* b) __attribute__((always_inline)) { from_kernel(a, b); });
   }
 
   LOCKSTEP_INLINE void of_weights(int64_t in, int64_t out, const float* of_factors, float* to) {
-    const int64_t count = in * out;
-    for (int64_t i = 0; i < count; i += kLanes) {
-      both_sides<kPoints, kKernel>(
-          [](const Floats* a, Floats* b) __attribute__((always_inline)) { to_kernel(a, b); },
-          [&](int64_t k, Floats & value) __attribute__((always_inline)) { load(of_factors + k * count + i, value); },
-          [&](int64_t k, const Floats& value) __attribute__((always_inline)) { store(value, to + k * count + i); });
-    }
+    both_sides<kPoints, kKernel>(
+        in * out, of_factors, to, [](const Floats* a, Floats* b) __attribute__((always_inline)) { to_kernel(a, b); });
   }
 
   // Walks over tiles.

@@ -245,16 +245,16 @@ class BenchStepTest(LockstepTest):
         self.assertAlmostEqual(sum(float(line[-2]) for line in shown), 100, delta=1)
 
     def test_bad_words_of_a_step(self):
-        for words, said in (
-            (["--model", "none"], "'none'"),
-            (["--precision", "fp8"], "'fp8'"),
-            (["--memory-format", "channels_last"], "linear layers"),
-            (["--layers", "0"], "--layers 0"),
-            (["--steps", "x"], "'x'"),
-            (["more"], "'more'"),
+        for ranks, words, said in (
+            (2, ["--model", "none"], "'none'"),
+            (0, ["--precision", "fp8"], "'fp8'"),
+            (0, ["--memory-format", "channels_last"], "linear layers"),
+            (0, ["--layers", "0"], "--layers 0"),
+            (0, ["--steps", "x"], "'x'"),
+            (0, ["more"], "'more'"),
         ):
             with self.subTest(words=words):
-                self.assert_refused(lockstep("bench", "step", *words, ranks=2), USAGE, said)
+                self.assert_refused(lockstep("bench", "step", *words, ranks=ranks), USAGE, said)
 
 
 class ScalingTest(LockstepTest):

@@ -68,7 +68,7 @@ class CompareTest(LockstepTest):
     def test_the_time_to_an_accuracy_ends_a_run_that_has_reached_it(self):  # ctest: processors=2
         data = self.small_data(640)
         path = self.folder / "compare.json"
-        words = ("--data-dir", data, "--rounds", 0, "--json", path, "--accuracy", "tutorial@2:0,100", "nosuch:50")
+        words = ("--data-dir", data, "--rounds", 0, "--json", path, "--accuracy", "tutorial+eval.batch=50@2:0,100", "nosuch:50")
         result = self.compare(*words)
         self.assertEqual(result.rc, 0, str(result))
         python, lockstep, unknown = json.loads(path.read_text())["accuracy"]
