@@ -13,7 +13,7 @@ from lockstep_runner import LockstepTest, execute
 
 SETTINGS = {
     "model.name": "airbench94",
-    "train.global_batch": 160,
+    "train.global_batch": 80,
     "train.epochs": 4,
     "optim.name": "muon",
     "optim.schedule": "linear",
@@ -40,6 +40,9 @@ class AirbenchTest(LockstepTest):
     @classmethod
     def setUpClass(cls):
         torch.set_num_threads(1)
+
+    def small_data(self, train=160, test=100):  # two steps an epoch
+        return super().small_data(train, test)
 
     def run_of(self, name, *words, ranks=0, **more):
         run = self.folder / name
@@ -73,7 +76,7 @@ class AirbenchTest(LockstepTest):
         net = self.initial()
         start = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         run = self.run_of("run", "--max-steps", steps, **more)
-        python = airbench.train(net, *self.images(), steps=steps, batch=160, passes=passes, total_steps=8, whiten_steps=2, lr=0.24,
+        python = airbench.train(net, *self.images(), steps=steps, batch=80, passes=passes, total_steps=8, whiten_steps=2, lr=0.24,
                                 bias_lr=3.0, head_lr=40.0, decay=4e-3)
         losses = [line["train_loss"] for line in self.metrics(run, "train")]
         print(*zip(losses, python), sep="\n")
@@ -98,7 +101,7 @@ class AirbenchTest(LockstepTest):
         self.assert_trains_alike(passes=1)
 
     def test_steps_of_four_micro_batches_equal_python(self):
-        self.assert_trains_alike(passes=4, **{"train.micro_batch": 40})
+        self.assert_trains_alike(passes=4, **{"train.micro_batch": 20})
 
     def test_channels_last_equals_python(self):
         self.assert_trains_alike(passes=1, **{"train.memory_format": "channels_last"})

@@ -71,7 +71,9 @@ TEST(Settings, ValuesOutOfRangeOrOfAnotherTypeAreRefusedWithWhatIsAllowed) {
   Settings settings;
   for (const char* assignment :
        {"optim.lr=-1", "optim.lr=nan", "optim.lr=fast", "optim.lr=", "train.global_batch=0", "train.global_batch=64.5",
-        "train.global_batch=99999999999999999999", "data.shuffle=yes", "model.name=resnet", "optim.momentum=1.5"}) {
+        "train.global_batch=99999999999999999999", "data.shuffle=yes", "model.name=resnet", "optim.momentum=1.5",
+        "optim.name=adamm", "optim.lr=0,01", "optim.weight_decay=-0.1", "train.max_steps=-3", "train.seed=-1",
+        "eval.batch=0"}) {
     EXPECT_NE(message_of([&] { apply_setting(settings, assignment); }).find("allowed:"), std::string::npos)
         << assignment;
   }
