@@ -23,11 +23,15 @@ struct Loop {
   int64_t begin, end, piece;
   c10::function_ref<void(int64_t, int64_t)> body;
   std::atomic<int64_t> next{0};
+  std::atomic<int> threads_done{0};
   std::atomic_flag failed{};
   std::exception_ptr error{};
 
   void work() {
-    for (int64_t first; (first = begin + piece * next++) < end;) {
+    while (true) {
+      const int64_t index = next++;
+      const int64_t first = begin + piece * index;
+      if (first >= end) return;
       try {
         body(first, std::min(end, first + piece));
       } catch (...) {
@@ -49,7 +53,18 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, c10::function_ref<v
   if (parallel == nullptr || at::in_parallel_region()) {
     loop.work();
   } else {
-    parallel([](void* data) { static_cast<Loop*>(data)->work(); }, &loop, static_cast<unsigned>(pieces), 0);
+    // Atomics where threads begin and end, for ThreadSanitizer, which does not see how the runtime starts and joins
+    // them.
+    static std::atomic<uint64_t> begun{0};
+    ++begun;
+    parallel(
+        [](void* data) {
+          static_cast<void>(begun.load());
+          static_cast<Loop*>(data)->work();
+          ++static_cast<Loop*>(data)->threads_done;
+        },
+        &loop, static_cast<unsigned>(pieces), 0);
+    static_cast<void>(loop.threads_done.load());
   }
   if (loop.error) std::rethrow_exception(loop.error);
 }
