@@ -17,8 +17,8 @@ namespace lockstep {
 /// - in float32 outside autocast, on a CPU with AVX-512, the kernel is 3x3 or 5x5 and channels in and out are multiples
 /// of
 ///   32, at most 7,281 of one times the other: Winograd's method with six points makes a 3x3 convolution of 36 products
-///   in place of 144, and a 5x5 one of 36 in place of 100. Against double precision, outputs and gradients are off by up
-///   to 2e-6 of the largest, the gradients of 5x5 kernels by up to 6e-6: some five times LibTorch's own rounding;
+///   in place of 144, and a 5x5 one of 36 in place of 100. Against double precision, outputs and gradients are off by
+///   up to 2e-6 of the largest, the gradients of 5x5 kernels by up to 6e-6: some five times LibTorch's own rounding;
 /// - in bfloat16, on a CPU with AMX, images have at most 8x8 pixels, and an odd square kernel keeps that size, without
 /// a
 ///   bias: the gradient of the weights is one matrix product for each of the kernel's places, two to five times as fast
