@@ -200,16 +200,24 @@ struct Loops {
     }
   }
 
-  // [rows, depth] times [depth, 32 of out] → [rows, 32 of out].
-  LOCKSTEP_INLINE void product(const float* left, int64_t depth, const float* right, int64_t out, float* to) {
+  // A product of 8 rows and 32 columns, [8, depth] times [depth, 32 of out] → [8, 32 of out], put there or added to
+  // what is there. On the left, rows lie row_step apart and the values of one `step`.
+  template <bool kAdded>
+  LOCKSTEP_INLINE void product(int64_t depth, const float* left, int64_t row_step, int64_t step, const float* right,
+                               int64_t out, float* to) {
     Floats sum[kRows][kParts] = {};
+#pragma GCC unroll 16
+    for (int64_t row = 0; kAdded && row < kRows; ++row) {
+#pragma GCC unroll 8
+      for (int64_t part = 0; part < kParts; ++part) load(to + row * out + part * kLanes, sum[row][part]);
+    }
     for (int64_t d = 0; d < depth; ++d) {
       Floats factor[kParts];
 #pragma GCC unroll 8
       for (int64_t part = 0; part < kParts; ++part) load(right + d * out + part * kLanes, factor[part]);
 #pragma GCC unroll 16
       for (int64_t row = 0; row < kRows; ++row) {
-        const float value = left[row * depth + d];
+        const float value = left[row * row_step + d * step];
 #pragma GCC unroll 8
         for (int64_t part = 0; part < kParts; ++part) sum[row][part] += factor[part] * value;
       }
@@ -256,8 +264,9 @@ struct Loops {
       for (int64_t k = 0; k < kPoints; ++k) {
         for (int64_t c = 0; c < s.out; c += kWinogradChannels) {
           for (int64_t i = 0; i < std::min(group, tiles - t); i += kRows) {
-            product(desk.in_slabs + k * in_slab + i * s.in, s.in, factors + (kPoint * kPoints + k) * s.in * s.out + c,
-                    s.out, desk.out_slabs + k * out_slab + i * s.out + c);
+            product<false>(s.in, desk.in_slabs + k * in_slab + i * s.in, s.in, 1,
+                           factors + (kPoint * kPoints + k) * s.in * s.out + c, s.out,
+                           desk.out_slabs + k * out_slab + i * s.out + c);
           }
         }
       }
@@ -308,33 +317,6 @@ struct Loops {
     }
   }
 
-  // Adds [tiles, 8 of in] transposed times [tiles, 32 of out] to [8 of in, 32 of out].
-  LOCKSTEP_INLINE void add_product(int64_t tiles, const float* left, int64_t in, const float* right, int64_t out,
-                                   float* to) {
-    Floats sum[kRows][kParts];
-#pragma GCC unroll 16
-    for (int64_t row = 0; row < kRows; ++row) {
-#pragma GCC unroll 8
-      for (int64_t part = 0; part < kParts; ++part) load(to + row * out + part * kLanes, sum[row][part]);
-    }
-    for (int64_t t = 0; t < tiles; ++t) {
-      Floats factor[kParts];
-#pragma GCC unroll 8
-      for (int64_t part = 0; part < kParts; ++part) load(right + t * out + part * kLanes, factor[part]);
-#pragma GCC unroll 16
-      for (int64_t row = 0; row < kRows; ++row) {
-        const float value = left[t * in + row];
-#pragma GCC unroll 8
-        for (int64_t part = 0; part < kParts; ++part) sum[row][part] += factor[part] * value;
-      }
-    }
-#pragma GCC unroll 16
-    for (int64_t row = 0; row < kRows; ++row) {
-#pragma GCC unroll 8
-      for (int64_t part = 0; part < kParts; ++part) store(sum[row][part], to + row * out + part * kLanes);
-    }
-  }
-
   template <int64_t kPoint>
   LOCKSTEP_INLINE void backward_at(const WinogradShape& s, int64_t first, int64_t tiles, const float* images,
                                    const float* gradient, float* of_factors, const Desk& desk) {
@@ -357,8 +339,8 @@ struct Loops {
     for (int64_t k = 0; k < kPoints; ++k) {
       for (int64_t row = 0; row < s.in; row += kRows) {
         for (int64_t c = 0; c < s.out; c += kWinogradChannels) {
-          add_product(tiles, desk.in_slabs + k * desk.in_slab + row, s.in, desk.out_slabs + k * desk.out_slab + c,
-                      s.out, of_factors + ((kPoint * kPoints + k) * s.in + row) * s.out + c);
+          product<true>(tiles, desk.in_slabs + k * desk.in_slab + row, 1, s.in, desk.out_slabs + k * desk.out_slab + c,
+                        s.out, of_factors + ((kPoint * kPoints + k) * s.in + row) * s.out + c);
         }
       }
     }

@@ -1,7 +1,7 @@
 // The loops of winograd_conv2d: convolutions of stride 1 with kernels of 3x3 or 5x5 by Winograd's method (S. Winograd,
 // Arithmetic Complexity of Computations, 1980; A. Lavin and S. Gray, arXiv:1509.09308) with six points: 0, plus and
-// minus 1/sqrt(2), plus and minus sqrt(2), and infinity (roots, for their powers stay near 1). A tile is what kPoints x
-// kPoints values of the input make: 4x4 outputs of a 3x3 kernel with 36 products in place of 144, or 2x2 of a 5x5
+// minus 1/sqrt(2), plus and minus sqrt(2), and infinity (roots, for their powers stay near 1). A tile is what
+// 6x6 values of the input make: 4x4 outputs of a 3x3 kernel with 36 products in place of 144, or 2x2 of a 5x5
 // kernel with 36 in place of 100.
 #pragma once
 
