@@ -80,26 +80,29 @@ Verified verify(std::string_view bytes) {
 }  // namespace
 
 std::string checkpoint_bytes(const NamedTensors& tensors, const std::string& state_json) {
+  return checkpoint_pieces(tensors, state_json).joined();
+}
+
+SafetensorsPieces checkpoint_pieces(const NamedTensors& tensors, const std::string& state_json) {
   NamedTensors flat;
   auto digests = nlohmann::json::object();
   for (const auto& [name, tensor] : tensors) {
     flat.emplace_back(name, flat_on_host(name, tensor));
     digests[name] = digest_bytes(data_of(flat.back().second));
   }
-  const auto replace = nlohmann::json::error_handler_t::replace;  // safetensors_bytes refuses names that are not UTF-8
-  std::string bytes = safetensors_bytes(flat, {{"format", "pt"},
-                                               {std::string(kFormat), std::string(kOurFormat)},
-                                               {std::string(kState), state_json},
-                                               {std::string(kTensors), digests.dump(-1, ' ', false, replace)},
-                                               {std::string(kDigest), std::string(kDigits, '0')}});
-  const std::string_view header = view_safetensors(bytes).header;
-  const auto digits = place_of_digits(header);
+  const auto replace = nlohmann::json::error_handler_t::replace;  // safetensors_pieces refuses names that are not UTF-8
+  SafetensorsPieces pieces = safetensors_pieces(flat, {{"format", "pt"},
+                                                       {std::string(kFormat), std::string(kOurFormat)},
+                                                       {std::string(kState), state_json},
+                                                       {std::string(kTensors), digests.dump(-1, ' ', false, replace)},
+                                                       {std::string(kDigest), std::string(kDigits, '0')}});
+  const auto digits = place_of_digits(pieces.header);
   if (!digits) {
     throw Error(ExitCode::internal, fmt::format("a tensor of a checkpoint has {} in its name", kDigest),
                 "give it another name");
   }
-  bytes.replace(*digits, kDigits, digest_of_header(header, *digits));
-  return bytes;
+  pieces.header.replace(*digits, kDigits, digest_of_header(pieces.header, *digits));
+  return pieces;
 }
 
 Checkpoint read_checkpoint(std::string_view bytes) {

@@ -24,6 +24,9 @@ struct Checkpoint {
 /// Error (internal) as safetensors_bytes does.
 std::string checkpoint_bytes(const NamedTensors& tensors, const std::string& state_json);
 
+/// The same bytes where they are.
+SafetensorsPieces checkpoint_pieces(const NamedTensors& tensors, const std::string& state_json);
+
 /// Verifies every byte before a tensor is copied. The tensors own their memory. Throws Malformed saying which part does
 /// not verify.
 Checkpoint read_checkpoint(std::string_view bytes);

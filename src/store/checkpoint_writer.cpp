@@ -70,9 +70,10 @@ CheckpointWriter::Outcome CheckpointWriter::write(const Job& job) {
   try {
     make_folder(options_.folder);
     for (const std::string& file : job.sync) sync_file(file);
-    const std::string bytes = checkpoint_bytes(job.tensors, job.state);
-    outcome.bytes = static_cast<int64_t>(bytes.size());
-    write_durably(outcome.path, bytes, [&](WriteStage stage) {
+    const SafetensorsPieces checkpoint = checkpoint_pieces(job.tensors, job.state);
+    const std::vector<std::string_view> pieces = checkpoint.views();
+    for (const std::string_view piece : pieces) outcome.bytes += static_cast<int64_t>(piece.size());
+    write_durably(outcome.path, pieces, [&](WriteStage stage) {
       if (stage == WriteStage::half_written) call(options_.half_written);
       if (stage == WriteStage::written) call(options_.guard);
     });

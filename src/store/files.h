@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "lockstep/error.h"
 
@@ -49,6 +50,10 @@ enum class WriteStage {
 /// is gone. A crash may leave one, named PATH.tmp-PID-N. `at` is called at each stage; what it throws passes on, and
 /// before the rename leaves `path` as it was. Throws Error (io).
 void write_durably(const std::string& path, std::string_view bytes, const std::function<void(WriteStage)>& at = {});
+
+/// The same for bytes that lie in several places; they are written from there, one after the other.
+void write_durably(const std::string& path, std::vector<std::string_view> pieces,
+                   const std::function<void(WriteStage)>& at = {});
 
 /// Whether a file's name is that of a temporary file of write_durably.
 bool is_temporary(std::string_view name);

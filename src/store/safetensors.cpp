@@ -88,14 +88,35 @@ std::string_view data_of(const at::Tensor& flat) {
   return {static_cast<const char*>(flat.const_data_ptr()), flat.nbytes()};
 }
 
+std::vector<std::string_view> SafetensorsPieces::views() const {
+  std::vector<std::string_view> views{header};
+  for (const auto& [name, tensor] : tensors) views.push_back(data_of(tensor));
+  return views;
+}
+
+std::string SafetensorsPieces::joined() const {
+  const std::vector<std::string_view> pieces = views();
+  std::size_t size = 0;
+  for (const std::string_view piece : pieces) size += piece.size();
+  std::string bytes;
+  bytes.reserve(size);
+  for (const std::string_view piece : pieces) bytes += piece;
+  return bytes;
+}
+
 std::string safetensors_bytes(const NamedTensors& tensors, const Metadata& metadata) {
+  return safetensors_pieces(tensors, metadata).joined();
+}
+
+SafetensorsPieces safetensors_pieces(const NamedTensors& tensors, const Metadata& metadata) {
   NamedTensors ordered;
   for (const auto& [name, tensor] : tensors) ordered.emplace_back(name, flat_on_host(name, tensor));
   std::stable_sort(ordered.begin(), ordered.end(),
                    [](const auto& a, const auto& b) { return a.second.element_size() > b.second.element_size(); });
 
   Keys texts, names;
-  std::string header = "{" + names.add(kMetadataName) + "{";
+  std::string header(kLengthSize, '\0');
+  header += "{" + names.add(kMetadataName) + "{";
   for (const auto& [key, text] : metadata) {
     header += fmt::format("{}{}{}", header.ends_with('{') ? "" : ",", texts.add(key), quoted(text));
   }
@@ -108,19 +129,15 @@ std::string safetensors_bytes(const NamedTensors& tensors, const Metadata& metad
     begin = end;
   }
   header += "}";
-  header.append((kAlignment - (kLengthSize + header.size()) % kAlignment) % kAlignment, ' ');
-  const uint64_t length = header.size();
+  header.append((kAlignment - header.size() % kAlignment) % kAlignment, ' ');
+  const uint64_t length = header.size() - kLengthSize;
   if (length > kLargestHeader) {
     throw Error(ExitCode::internal, "the header of a safetensors file would be larger than 100 MB",
                 "save fewer tensors");
   }
 
-  std::string bytes;
-  bytes.reserve(kLengthSize + length + begin);
-  bytes.append(reinterpret_cast<const char*>(&length), kLengthSize);
-  bytes += header;
-  for (const auto& [name, tensor] : ordered) bytes += data_of(tensor);
-  return bytes;
+  std::memcpy(header.data(), &length, kLengthSize);
+  return {std::move(header), std::move(ordered)};
 }
 
 at::Tensor TensorView::copy() const {

@@ -28,6 +28,19 @@ struct Safetensors {
 /// dense or of a type without a name there.
 std::string safetensors_bytes(const NamedTensors& tensors, const Metadata& metadata);
 
+/// The same bytes where they are, so that a file needs no second copy of its tensors.
+struct SafetensorsPieces {
+  std::string header;    ///< its eight length bytes, its text and its padding
+  NamedTensors tensors;  ///< dense, on the host, in the order of their bytes
+
+  /// In the order of the file; they live as long as this.
+  std::vector<std::string_view> views() const;
+  std::string joined() const;
+};
+
+/// Throws as safetensors_bytes does.
+SafetensorsPieces safetensors_pieces(const NamedTensors& tensors, const Metadata& metadata);
+
 /// Tensors that own their memory, in the order of their bytes. Format: huggingface/safetensors, README.md, and no laxer
 /// than its reader: a header of at most 100 MB, no name twice, and data without a hole or overlap up to the file's end.
 /// Allocates no more than a small multiple of `bytes` says. Throws Malformed.

@@ -1,7 +1,8 @@
-// A library for LD_PRELOAD: chosen calls of write(2), fsync(2) or rename(2) fail with EIO, as on a disk that breaks.
+// A library for LD_PRELOAD: chosen calls of write(2), writev(2), fsync(2) or rename(2) fail with EIO, as on a disk that
+// breaks.
 //
 //     FAILING_CALLS='fsync 3 */checkpoints'      the third fsync of a path that fits (fnmatch; * takes / too) fails
-//     FAILING_CALLS='write 3- *.tmp-*'           the third such write and all after it fail
+//     FAILING_CALLS='write 3- *.tmp-*'           the third such write and all after it fail; writev counts as write
 //
 // A rename is known by its new name. Each failure is told on standard error: "failing_calls: write 3 PATH".
 //
@@ -10,6 +11,7 @@
 #include <dlfcn.h>
 #include <fnmatch.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -74,6 +76,11 @@ extern "C" {
 ssize_t write(int descriptor, const void* bytes, size_t count) {
   static auto* const next = real<ssize_t(int, const void*, size_t)>("write");
   return descriptor > STDERR_FILENO && fails("write", descriptor) ? -1 : next(descriptor, bytes, count);
+}
+
+ssize_t writev(int descriptor, const struct iovec* pieces, int count) {
+  static auto* const next = real<ssize_t(int, const struct iovec*, int)>("writev");
+  return descriptor > STDERR_FILENO && fails("write", descriptor) ? -1 : next(descriptor, pieces, count);
 }
 
 int fsync(int descriptor) {

@@ -54,6 +54,28 @@ TEST(WriteDurably, MakesAndReplacesAFileAndLeavesNothingElse) {
   EXPECT_EQ(folder.entries(), 1u);
 }
 
+TEST(WriteDurably, WritesPiecesOneAfterTheOther) {
+  TemporaryFolder folder;
+  std::vector<std::string> texts(1000);
+  for (size_t i = 0; i < texts.size(); ++i)
+    texts[i] = std::string(i % 3 == 0 ? 0 : i % 17, static_cast<char>('a' + i % 26));
+  texts[500] = std::string(3'000'001, 'x');
+  std::vector<std::string_view> pieces(700);  // more empty ones than one writev(2) takes
+  pieces.insert(pieces.end(), texts.begin(), texts.end());
+  std::string whole;
+  for (const std::string_view piece : pieces) whole += piece;
+
+  size_t half = 0;
+  write_durably(folder / "file", pieces, [&](WriteStage stage) {
+    if (stage != WriteStage::half_written) return;
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path())) half = entry.file_size();
+  });
+  EXPECT_EQ(half, whole.size() / 2);
+  EXPECT_TRUE(bytes_of(folder / "file") == whole);
+  write_durably(folder / "file", std::vector<std::string_view>{});
+  EXPECT_EQ(bytes_of(folder / "file"), "");
+}
+
 TEST(WriteDurably, NeverShowsAReaderAPartOfTheNewFile) {
   TemporaryFolder folder;
   const std::string path = folder / "file";
