@@ -140,8 +140,10 @@ void RunLog::step(int64_t step, int64_t epoch, double images_per_s) {
                   .seconds_left = seconds_left(step)});
 }
 
-void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, double images_per_s,
+void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, const Speed& speed,
                    const StepFigures& figures) {
+  const double images_per_s = speed.images_per_s();
+  const StepTimes times = speed.step_times();
   last_loss_ = train_loss;
   progress_.line(fmt::format("epoch {:<3} step {:>6} of {}  train loss {:.4f}  {:>7} images/s  {} left", epoch, step,
                              options_.plan.total_steps, train_loss, grouped(std::llround(images_per_s)),
@@ -154,15 +156,17 @@ void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, do
   if (figures.gpu_memory.most > 0) {
     progress_.line(fmt::format("          GiB of GPU memory, min/median/max (worst): {}", text_of(figures.gpu_memory)));
   }
-  nlohmann::ordered_json values = {{"event", "train"},
-                                   {"step", step},
-                                   {"epoch", epoch},
-                                   {"train_loss", train_loss},
-                                   {"lr", lr},
-                                   {"images_per_s", images_per_s},
-                                   {"compute_ms", to_json(figures.compute)},
-                                   {"data_wait_ms", to_json(figures.data_wait)},
-                                   {"comm_wait_ms", to_json(figures.comm_wait)}};
+  nlohmann::ordered_json values = {
+      {"event", "train"},
+      {"step", step},
+      {"epoch", epoch},
+      {"train_loss", train_loss},
+      {"lr", lr},
+      {"images_per_s", images_per_s},
+      {"step_ms", {{"median", 1e3 * times.median}, {"p95", 1e3 * times.p95}, {"max", 1e3 * times.most}}},
+      {"compute_ms", to_json(figures.compute)},
+      {"data_wait_ms", to_json(figures.data_wait)},
+      {"comm_wait_ms", to_json(figures.comm_wait)}};
   if (figures.gpu_memory.most > 0) {
     values["gpu_memory_gib"] = to_json(figures.gpu_memory);
     scalar("gpu_memory_gib/max", step, figures.gpu_memory.most);
@@ -171,6 +175,9 @@ void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, do
   scalar("train_loss", step, train_loss);
   scalar("lr", step, lr);
   scalar("images_per_s", step, images_per_s);
+  scalar("step_ms/median", step, 1e3 * times.median);
+  scalar("step_ms/p95", step, 1e3 * times.p95);
+  scalar("step_ms/max", step, 1e3 * times.most);
   for (const auto& [name, spread] :
        {std::pair{"compute_ms", figures.compute}, std::pair{"data_wait_ms", figures.data_wait},
         std::pair{"comm_wait_ms", figures.comm_wait}}) {

@@ -15,6 +15,7 @@
 #include "log/json_lines.h"
 #include "log/progress.h"
 #include "train/plan.h"
+#include "train/speed.h"
 #include "train/step_clock.h"
 
 namespace lockstep {
@@ -57,8 +58,7 @@ class RunLog {
   void step(int64_t step, int64_t epoch, double images_per_s);
   /// After the first step: seconds from the start of the process.
   void first_step(double startup_s);
-  void train(int64_t step, int64_t epoch, double train_loss, double lr, double images_per_s,
-             const StepFigures& figures);
+  void train(int64_t step, int64_t epoch, double train_loss, double lr, const Speed& speed, const StepFigures& figures);
   void test(int64_t step, int64_t epoch, const Evaluation& result, double seconds);
   void weights(const std::string& path);
   void end(int64_t steps, const std::string& reason);

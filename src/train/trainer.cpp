@@ -316,7 +316,7 @@ TrainResult train(World& world, const TrainRequest& request) {
         gradients.check(saver.last_good());
         const double mean = gradients.mean_loss();
         const StepFigures figures = clock.gather();
-        if (log) log->train(step, epoch, mean, optimizer.lr(), speed.images_per_s(), figures);
+        if (log) log->train(step, epoch, mean, optimizer.lr(), speed, figures);
         speed.restart();
       } else if (log) {
         log->step(step, epoch, speed.images_per_s());

@@ -176,7 +176,7 @@ class EngineTest(LockstepTest):
                                        start_new_session=True)
             try:
                 end = time.monotonic() + 40
-                while time.monotonic() < end and not (run.exists() and len(self.metrics(run, "train")) > 20):
+                while time.monotonic() < end and not ((run / "metrics.jsonl").exists() and len(self.metrics(run, "train")) > 20):
                     time.sleep(0.1)
                 rank_1 = [pid for pid in processes_of(job) if b"\0OMPI_COMM_WORLD_RANK=1\0" in pathlib.Path(f"/proc/{pid}/environ").read_bytes()]
                 self.assertEqual(len(rank_1), 1)
@@ -207,6 +207,10 @@ class EngineTest(LockstepTest):
                 self.assertLessEqual(figures["median"], figures["max"])
                 self.assertIn(figures["worst_rank"], (0, 1))
             self.assertGreater(line["compute_ms"]["min"], 0)
+            times = line["step_ms"]
+            self.assertGreaterEqual(times["median"], line["compute_ms"]["min"] / 2)
+            self.assertLessEqual(times["median"], times["p95"])
+            self.assertLessEqual(times["p95"], times["max"])
         self.assertRegex(result.stdout, r"compute [\d.]+/[\d.]+/[\d.]+ \(rank \d\) +data .* waiting ")
 
     def test_a_trace_of_steps_that_do_not_all_come(self):
