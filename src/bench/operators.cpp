@@ -12,6 +12,15 @@
 #include <thread>
 
 namespace lockstep {
+
+// What observers have seen.
+struct OperatorCounts {
+  std::mutex mutex;
+  std::map<std::string, OperatorTime, std::less<>> of_name;
+  std::thread::id thread;
+  double outermost_s = 0;  // operators of `thread` that no other one called
+};
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -25,15 +34,8 @@ struct Frame : at::ObserverContext {
   double called_s = 0;  // of the operators that it called
 };
 
-struct Counts {
-  std::mutex mutex;
-  std::map<std::string, OperatorTime, std::less<>> of_name;
-  std::thread::id thread;
-  double outermost_s = 0;  // operators of `thread` that no other one called
-};
-
 thread_local Frame* frame = nullptr;
-std::atomic<std::shared_ptr<Counts>> counting;  // other threads may end an operator after stop()
+std::atomic<std::shared_ptr<OperatorCounts>> counting;  // other threads may end an operator after stop()
 
 std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction&) {
   auto started = std::make_unique<Frame>();
@@ -49,7 +51,7 @@ void end(const at::RecordFunction& function, at::ObserverContext* context) {
   if (frame != ended) return;  // it ended on another thread than it began on
   frame = ended->caller;
   if (frame != nullptr) frame->called_s += seconds;
-  const std::shared_ptr<Counts> counts = counting.load();
+  const std::shared_ptr<OperatorCounts> counts = counting.load();
   if (counts == nullptr) return;
   const std::lock_guard lock(counts->mutex);
   const std::string_view name = function.name();
@@ -65,7 +67,7 @@ void end(const at::RecordFunction& function, at::ObserverContext* context) {
 }  // namespace
 
 struct OperatorTimes::Impl {
-  std::shared_ptr<Counts> counts = std::make_shared<Counts>();
+  std::shared_ptr<OperatorCounts> counts = std::make_shared<OperatorCounts>();
   Clock::time_point start;
   at::CallbackHandle handle = at::INVALID_CALLBACK_HANDLE;
 

@@ -12,7 +12,7 @@
 namespace lockstep {
 namespace {
 
-constexpr const char* kUsage = R"(Usage: mpirun -n N lockstep bench COMMAND [OPTION...]
+constexpr const char* kBenchUsage = R"(Usage: mpirun -n N lockstep bench COMMAND [OPTION...]
 
 Commands:
   comm   all-reduce from 4 B to 256 MB, beside MPI's own
@@ -36,7 +36,7 @@ int bench_command(const Words& words) {
   const std::string hint = "all commands: lockstep bench --help";
   if (words.empty()) throw Error(ExitCode::usage, "`lockstep bench` needs a command", hint);
   if (words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
-    if (launcher_rank() == 0) std::fputs(kUsage, stdout);
+    if (launcher_rank() == 0) std::fputs(kBenchUsage, stdout);
     return 0;
   }
   const auto command = commands().find(words[0]);

@@ -47,15 +47,6 @@ cxxopts::Options comm_options() {
   return options;
 }
 
-int64_t number_in(const cxxopts::ParseResult& flags, const char* flag, int64_t least, int64_t most) {
-  const int64_t value = flags[flag].as<int64_t>();
-  if (value < least || value > most) {
-    throw Error(ExitCode::usage, fmt::format("--{} {} is out of range", flag, value),
-                fmt::format("allowed: from {} to {}", least, most));
-  }
-  return value;
-}
-
 int64_t size_in(const std::string& text, const std::string& flag) {
   const int64_t bytes = parse_bytes(text, flag);
   if (bytes == 0 || bytes % 4 != 0) {

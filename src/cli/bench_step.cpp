@@ -41,15 +41,6 @@ cxxopts::Options step_options() {
   return options;
 }
 
-int64_t number_in(const cxxopts::ParseResult& flags, const char* flag, int64_t least, int64_t most) {
-  const int64_t value = flags[flag].as<int64_t>();
-  if (value < least || value > most) {
-    throw Error(ExitCode::usage, fmt::format("--{} {} is out of range", flag, value),
-                fmt::format("allowed: from {} to {}", least, most));
-  }
-  return value;
-}
-
 // Of the flag's value; one of `allowed`.
 std::string word_in(const cxxopts::ParseResult& flags, const char* flag, const std::vector<std::string>& allowed) {
   std::string value = flags[flag].as<std::string>();

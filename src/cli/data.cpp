@@ -16,7 +16,7 @@
 namespace lockstep {
 namespace {
 
-constexpr const char* kUsage = R"(Usage: lockstep data COMMAND [OPTION...]
+constexpr const char* kDataUsage = R"(Usage: lockstep data COMMAND [OPTION...]
 
 Commands:
   fetch        download CIFAR-10, verify and unpack it
@@ -119,7 +119,7 @@ int data_command(const Words& words) {
   if (words[0] == "check") return check(rest);
   if (words[0] == "synthesize") return synthesize(rest);
   if (words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
-    fmt::print("{}", kUsage);
+    fmt::print("{}", kDataUsage);
     return 0;
   }
   throw Error(ExitCode::usage, fmt::format("`lockstep data` has no command '{}'", words[0]),

@@ -74,4 +74,13 @@ std::optional<cxxopts::ParseResult> parse(cxxopts::Options& options, const Words
   }
 }
 
+int64_t number_in(const cxxopts::ParseResult& flags, const char* flag, int64_t least, int64_t most) {
+  const int64_t value = flags[flag].as<int64_t>();
+  if (value < least || value > most) {
+    throw Error(ExitCode::usage, fmt::format("--{} {} is out of range", flag, value),
+                fmt::format("allowed: from {} to {}", least, most));
+  }
+  return value;
+}
+
 }  // namespace lockstep

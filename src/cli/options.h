@@ -3,6 +3,7 @@
 
 // A comma in a value is part of it (paths, lists to come).
 #define CXXOPTS_VECTOR_DELIMITER '\0'
+#include <cstdint>
 #include <cxxopts.hpp>
 #include <optional>
 
@@ -14,6 +15,9 @@ namespace lockstep {
 /// by the first rank. Throws Error (usage) for an unknown flag (with the nearest one) or a value that does not fit.
 std::optional<cxxopts::ParseResult> parse(cxxopts::Options& options, const Words& words,
                                           const std::string& more_help = "");
+
+/// The number that a flag gives. Throws Error (usage) when it is not from `least` to `most`.
+int64_t number_in(const cxxopts::ParseResult& flags, const char* flag, int64_t least, int64_t most);
 
 /// Whether --help or -h is among the words: then it is printed and nothing is started.
 bool wants_help(const Words& words);

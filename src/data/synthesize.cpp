@@ -19,12 +19,12 @@ namespace {
 constexpr int kClassCount = static_cast<int>(Cifar10::kClasses.size());
 constexpr int kTrainFiles = 5;
 constexpr int64_t kMostImages = 500'000;  // a file is made in memory: 300 MB at most
-constexpr int kSide = 32;
-constexpr int kCell = 8;              // pixels between the points of a pattern's grid
-constexpr int kGrid = kSide / kCell;  // points a side; the pattern is periodic
-constexpr int kContrast = 76;         // largest distance of a pattern from middle grey
-constexpr int kLargestShift = 4;      // pixels, in each direction
-constexpr int kNoise = 32;            // noise is -32 … 31
+constexpr int kImageSide = 32;
+constexpr int kCell = 8;                   // pixels between the points of a pattern's grid
+constexpr int kGrid = kImageSide / kCell;  // points a side; the pattern is periodic
+constexpr int kContrast = 76;              // largest distance of a pattern from middle grey
+constexpr int kLargestShift = 4;           // pixels, in each direction
+constexpr int kNoise = 32;                 // noise is -32 … 31
 
 // SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 class SplitMix {
@@ -53,7 +53,7 @@ SplitMix generator(uint64_t seed, uint64_t stream, int64_t index) {
 }
 
 // Planes red, green, blue of one class: values -kContrast … kContrast.
-using Pattern = std::array<std::array<std::array<int, kSide>, kSide>, 3>;
+using Pattern = std::array<std::array<std::array<int, kImageSide>, kImageSide>, 3>;
 
 Pattern make_pattern(SplitMix random) {
   Pattern pattern;
@@ -62,8 +62,8 @@ Pattern make_pattern(SplitMix random) {
     for (auto& row : grid) {
       for (int& point : row) point = random.below(2 * kContrast + 1) - kContrast;
     }
-    for (int y = 0; y < kSide; ++y) {
-      for (int x = 0; x < kSide; ++x) {
+    for (int y = 0; y < kImageSide; ++y) {
+      for (int x = 0; x < kImageSide; ++x) {
         const int top = y / kCell, left = x / kCell, down = y % kCell, right = x % kCell;
         const int bottom = (top + 1) % kGrid, other = (left + 1) % kGrid;
         const int upper = grid[top][left] * (kCell - right) + grid[top][other] * right;
@@ -81,19 +81,19 @@ using Patterns = std::array<Pattern, kClassCount>;
 void draw_record(SplitMix random, const Patterns& patterns, uint8_t* record) {
   const int label = random.below(kClassCount);
   const int contrast = 6 + random.below(5);  // eighths
-  const int shift_y = random.below(2 * kLargestShift + 1) + kSide - kLargestShift;
-  const int shift_x = random.below(2 * kLargestShift + 1) + kSide - kLargestShift;
+  const int shift_y = random.below(2 * kLargestShift + 1) + kImageSide - kLargestShift;
+  const int shift_x = random.below(2 * kLargestShift + 1) + kImageSide - kLargestShift;
   *record++ = static_cast<uint8_t>(label);
   uint64_t noise = 0;
   int pixel = 0;
   for (const auto& plane : patterns[static_cast<std::size_t>(label)]) {
-    for (int y = 0; y < kSide; ++y) {
-      const auto& row = plane[static_cast<std::size_t>((y + shift_y) % kSide)];
-      for (int x = 0; x < kSide; ++x, ++pixel) {
+    for (int y = 0; y < kImageSide; ++y) {
+      const auto& row = plane[static_cast<std::size_t>((y + shift_y) % kImageSide)];
+      for (int x = 0; x < kImageSide; ++x, ++pixel) {
         if (pixel % 8 == 0) noise = random.next();
         const int grain = static_cast<int>(noise & (2 * kNoise - 1)) - kNoise;
         noise >>= 8;
-        const int value = 128 + row[static_cast<std::size_t>((x + shift_x) % kSide)] * contrast / 8 + grain;
+        const int value = 128 + row[static_cast<std::size_t>((x + shift_x) % kImageSide)] * contrast / 8 + grain;
         *record++ = static_cast<uint8_t>(std::clamp(value, 0, 255));
       }
     }

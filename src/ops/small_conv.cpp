@@ -31,8 +31,8 @@ bool has_amx() {
 // All images as one list of pixels, row by row, with `border` zeros after each row and as many empty rows after each
 // image: a window's pixels then lie at the same distances from its middle everywhere, for what is beyond an edge is in
 // the zeros of the neighbour. Before the first image there is a border too, and after the last.
-struct Frame {
-  Frame(const at::Tensor& images, int64_t border)
+struct Framed {
+  Framed(const at::Tensor& images, int64_t border)
       : width(images.size(3) + border),
         count(images.size(0) * (images.size(2) + border) * width),
         lead(border * width + border),
@@ -79,8 +79,8 @@ struct SmallConv : torch::autograd::Function<SmallConv> {
 
 at::Tensor weight_gradient_by_products(const at::Tensor& images, const at::Tensor& gradient, int64_t kernel) {
   const int64_t border = (kernel - 1) / 2;
-  const Frame input(images, border);
-  const Frame output(gradient, border);
+  const Framed input(images, border);
+  const Framed output(gradient, border);
   // [out, pixels], zero where a pixel is a border: what a window reads there counts for nothing.
   const at::Tensor by_channel = output.pixels.narrow(0, output.lead, output.count).t().contiguous();
   at::Tensor result = at::empty({kernel, kernel, gradient.size(1), images.size(1)}, images.options());

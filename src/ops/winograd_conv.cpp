@@ -131,7 +131,7 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
   }
 };
 
-int64_t padding_of(const torch::nn::Conv2dImpl& conv) {
+int64_t even_padding_of(const torch::nn::Conv2dImpl& conv) {
   const auto* numbers = std::get_if<torch::ExpandingArray<2>>(&conv.options.padding());
   return numbers != nullptr && (**numbers)[0] == (**numbers)[1] ? (**numbers)[0] : -1;
 }
@@ -147,7 +147,7 @@ bool winograd_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv)
     return tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided;
   };
   const int64_t kernel = (*options.kernel_size())[0];
-  const int64_t in = options.in_channels(), out = options.out_channels(), padding = padding_of(conv);
+  const int64_t in = options.in_channels(), out = options.out_channels(), padding = even_padding_of(conv);
   return kernels_of(kernel) && both(options.kernel_size(), kernel) && both(options.stride(), 1) &&
          both(options.dilation(), 1) && options.groups() == 1 && padding >= 0 && padding < kernel &&
          std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode()) && in % kWinogradChannels == 0 &&
@@ -161,7 +161,7 @@ bool winograd_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv)
 
 at::Tensor winograd_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
   const at::Tensor bias = conv.bias.defined() ? conv.bias : at::zeros({conv.options.out_channels()});
-  return WinogradConv::apply(images, conv.weight, bias, padding_of(conv));
+  return WinogradConv::apply(images, conv.weight, bias, even_padding_of(conv));
 }
 
 }  // namespace lockstep

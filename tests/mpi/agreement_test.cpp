@@ -12,13 +12,13 @@ namespace lockstep {
 namespace {
 
 using test::agreed_error;
+using test::alone;
+using test::last;
 using testing::HasSubstr;
 using Lines = std::vector<std::string>;
 
 const Lines kLines = {"epochs 2", "lr 0.1", "momentum 0.9"};
 
-int last() { return world().size() - 1; }
-bool alone() { return world().size() == 1; }
 bool odd() { return world().rank() == last() && !alone(); }
 
 std::string difference(const Lines& lines, int reporter = last()) {

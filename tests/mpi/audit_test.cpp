@@ -10,6 +10,8 @@ namespace lockstep {
 namespace {
 
 using test::agreed_error;
+using test::alone;
+using test::last;
 using testing::HasSubstr;
 
 NamedTensors state() {
@@ -17,9 +19,6 @@ NamedTensors state() {
           {"0.bias", at::zeros({3}, at::kBFloat16)},
           {"1.weight", at::ones({5})}};
 }
-
-int last() { return world().size() - 1; }
-bool alone() { return world().size() == 1; }
 
 std::string audit_message(int reporter, const NamedTensors& tensors) {
   return agreed_error(ExitCode::diverged, reporter, [&] { audit_replicas(world(), tensors, 120); });

@@ -14,11 +14,9 @@
 namespace lockstep {
 namespace {
 
+using test::inputs;
+using test::share;
 using torch::nn::Linear;
-
-// Twelve rows: 1, 2, 3 and 4 ranks all divide them.
-at::Tensor inputs() { return at::arange(72, at::kFloat).reshape({12, 6}).sin(); }
-at::Tensor share(const at::Tensor& rows) { return rows.chunk(world().size())[static_cast<size_t>(world().rank())]; }
 
 // Ten steps of both with momentum, then the parameters are compared. The loss is the mean of squares of the output.
 template <typename Module>
@@ -245,8 +243,8 @@ TEST(AwkwardModules, Bfloat16OnTheWayKeepsAboutTwoDigits) {
   expect_as_one_process<Frozen>(inputs(), {.bucket_bytes = 100, .wire = DdpOptions::Wire::bf16}, 3e-2);
 }
 
-struct Normed : torch::nn::Module {
-  Normed() {
+struct NormedAndShared : torch::nn::Module {
+  NormedAndShared() {
     first = register_module("first", Linear(6, 4));
     norm = register_module("norm", torch::nn::BatchNorm1d(4));
     shared = register_module("shared", first);
@@ -258,14 +256,14 @@ struct Normed : torch::nn::Module {
 
 TEST(VirtualRanks, GiveTheBitsOfOneRankThatAddsTheSameTree) {
   if (world().size() == 3) return;
-  const auto loss_of = [](Normed& net, int64_t shard) {
+  const auto loss_of = [](NormedAndShared& net, int64_t shard) {
     return net.forward(inputs().narrow(0, shard * 3, 3)).square().sum() / 12;
   };
   at::manual_seed(5);
-  auto net = std::make_shared<Normed>();
+  auto net = std::make_shared<NormedAndShared>();
   VirtualRanks shards(world(), net, 4);
   at::manual_seed(5);
-  Normed alone;
+  NormedAndShared alone;
   const at::Tensor start = alone.norm->running_mean.clone();
   for (int step = 0; step < 3; ++step) {
     shards.step([&](int64_t shard) { loss_of(*net, shard).backward(); });

@@ -10,6 +10,9 @@
 namespace lockstep {
 namespace {
 
+using test::inputs;
+using test::share;
+
 struct Mlp : torch::nn::Module {
   Mlp() {
     first = register_module("first", torch::nn::Linear(6, 16));
@@ -20,10 +23,7 @@ struct Mlp : torch::nn::Module {
   torch::nn::Linear second{nullptr};
 };
 
-// Twelve rows: 1, 2, 3 and 4 ranks all divide them.
-at::Tensor inputs() { return at::arange(72, at::kFloat).reshape({12, 6}).sin(); }
 at::Tensor targets() { return at::arange(12, at::kLong).remainder(3); }
-at::Tensor share(const at::Tensor& rows) { return rows.chunk(world().size())[static_cast<size_t>(world().rank())]; }
 
 TEST(DistributedDataParallel, StartsFromTheValuesOfRankZero) {
   at::manual_seed(static_cast<uint64_t>(world().rank()));  // every rank draws its own

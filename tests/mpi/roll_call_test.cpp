@@ -29,7 +29,7 @@ struct Endless : MpiOperation {
   bool poll() override { return false; }
 };
 
-std::string error_of(CommThread& thread, const std::shared_ptr<MpiOperation>& operation) {
+std::string error_of_running(CommThread& thread, const std::shared_ptr<MpiOperation>& operation) {
   try {
     thread.run(operation);
   } catch (const Error& error) {
@@ -63,7 +63,7 @@ TEST(RollCall, ARankThatComputesAnswersAndIsNamedWithWhatItDoes) {
       EXPECT_GE(asked, 1);
     } else {
       thread.set_deadline(0.2);
-      const std::string said = error_of(thread, std::make_shared<Endless>());
+      const std::string said = error_of_running(thread, std::make_shared<Endless>());
       EXPECT_THAT(said, HasSubstr("endless (operation 1, 8 bytes) in waiting of step 7"));
       EXPECT_THAT(said, HasSubstr(fmt::format("for rank {} on a host, which is alive", last)));
       EXPECT_THAT(said, HasSubstr("in sleeping of step 7"));
@@ -83,7 +83,7 @@ TEST(RollCall, ARankThatDoesNotAnswerIsNamed) {
     thread.watch(watch_on(own.comm, where, asked));
     thread.set_deadline(0.2);
     const auto started = std::chrono::steady_clock::now();
-    const std::string said = error_of(thread, std::make_shared<Endless>());
+    const std::string said = error_of_running(thread, std::make_shared<Endless>());
     EXPECT_LT(std::chrono::steady_clock::now() - started, milliseconds(4000));
     EXPECT_THAT(said, HasSubstr(fmt::format("rank {} on a host: no answer", last)));
   }
@@ -103,7 +103,7 @@ TEST(RollCall, WhatComesLateButComesIsNoFailure) {
     CommThread thread(own.comm, false);
     thread.watch(watch_on(own.comm, where, asked));
     thread.set_deadline(0.1);
-    EXPECT_EQ(error_of(thread, std::make_shared<Later>()), "");
+    EXPECT_EQ(error_of_running(thread, std::make_shared<Later>()), "");
   }
   world().barrier();
 }

@@ -12,12 +12,14 @@
 #include <cmath>
 #include <limits>
 
+#include "differences.h"
 #include "ops/norm_gelu_kernels.h"
 
 namespace lockstep {
 namespace {
 
-constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+using test::difference;
+using test::kChannelsLast;
 
 torch::nn::BatchNorm2d make_norm(int64_t channels, bool trained_weight = true) {
   torch::nn::BatchNorm2d norm(torch::nn::BatchNorm2dOptions(channels).eps(1e-5).momentum(0.4));
@@ -44,18 +46,12 @@ Results results(const at::Tensor& images, const at::Tensor& incoming, const torc
   return {out.detach(), input.grad(), norm->weight.grad(), norm->bias.grad(), norm->running_mean, norm->running_var};
 }
 
-// Relative to the largest value.
-double difference(const at::Tensor& one, const at::Tensor& other) {
-  const at::Tensor right = other.to(at::kDouble);
-  return ((one.to(at::kDouble) - right).abs().max() / right.abs().max()).item<double>();
-}
-
-struct Case {
+struct NormCase {
   std::vector<int64_t> sizes;
   at::ScalarType type;
   double rounding;
 };
-class BatchNormGeluOf : public testing::TestWithParam<Case> {};
+class BatchNormGeluOf : public testing::TestWithParam<NormCase> {};
 
 TEST_P(BatchNormGeluOf, AgreesWithDoublePrecisionForwardAndBackward) {
   at::manual_seed(1);
@@ -76,11 +72,11 @@ TEST_P(BatchNormGeluOf, AgreesWithDoublePrecisionForwardAndBackward) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BatchNormGeluOf,
-                         testing::Values(Case{{4, 64, 15, 15}, at::kFloat, 1e-5},
-                                         Case{{4, 64, 15, 15}, at::kBFloat16, 8e-3},  // 2^-7: two roundings
-                                         Case{{9, 24, 7, 5}, at::kFloat, 1e-5},       // no whole block of channels
-                                         Case{{3, 5, 31, 31}, at::kBFloat16, 8e-3},
-                                         Case{{2, 300, 3, 3}, at::kFloat, 1e-5}));
+                         testing::Values(NormCase{{4, 64, 15, 15}, at::kFloat, 1e-5},
+                                         NormCase{{4, 64, 15, 15}, at::kBFloat16, 8e-3},  // 2^-7: two roundings
+                                         NormCase{{9, 24, 7, 5}, at::kFloat, 1e-5},       // no whole block of channels
+                                         NormCase{{3, 5, 31, 31}, at::kBFloat16, 8e-3},
+                                         NormCase{{2, 300, 3, 3}, at::kFloat, 1e-5}));
 
 TEST(BatchNormGelu, EvaluatesWithTheRunningStatistics) {
   at::manual_seed(2);

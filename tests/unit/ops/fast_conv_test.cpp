@@ -7,24 +7,22 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "differences.h"
 #include "ops/image_conv_kernels.h"
 #include "ops/winograd_conv.h"
 
 namespace lockstep {
 namespace {
 
-constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+using test::difference;
+using test::kChannelsLast;
 
-double difference(const at::Tensor& one, const at::Tensor& other) {
-  return ((one - other).abs().max() / other.abs().max()).item<double>();
-}
-
-struct Results {
+struct ConvResults {
   at::Tensor out, of_images, of_weight, of_bias;
 };
 
-Results results(const at::Tensor& values, const at::Tensor& incoming, const FastConv2d& like, bool own,
-                bool of_images = false) {
+ConvResults conv_results(const at::Tensor& values, const at::Tensor& incoming, const FastConv2d& like, bool own,
+                         bool of_images = false) {
   const auto conv = std::dynamic_pointer_cast<FastConv2dImpl>(like->clone());
   if (!own) conv->to(at::kDouble);
   const at::Tensor images = (own ? values : values.to(at::kDouble)).detach().requires_grad_(of_images);
@@ -33,17 +31,17 @@ Results results(const at::Tensor& values, const at::Tensor& incoming, const Fast
   return {out.detach(), images.grad(), conv->weight.grad(), conv->bias.defined() ? conv->bias.grad() : at::Tensor()};
 }
 
-struct Case {
+struct ConvCase {
   torch::nn::Conv2dOptions options;
   bool of_images = false;  // whether their gradient is wanted
   double rounding = 2e-6;  // of outputs, of the largest
 };
 
-void PrintTo(const Case& of, std::ostream* to) {
+void PrintTo(const ConvCase& of, std::ostream* to) {
   *to << of.options.in_channels() << " to " << of.options.out_channels() << ", kernel " << of.options.kernel_size();
 }
 
-class FastConvOf : public testing::TestWithParam<Case> {};
+class FastConvOf : public testing::TestWithParam<ConvCase> {};
 
 TEST_P(FastConvOf, AgreesWithDoublePrecisionForwardAndBackward) {
   at::manual_seed(1);
@@ -55,8 +53,8 @@ TEST_P(FastConvOf, AgreesWithDoublePrecisionForwardAndBackward) {
     SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width);
     const at::Tensor images = at::randn({count, options.in_channels(), height, width}).contiguous(kChannelsLast);
     const at::Tensor incoming = at::randn_like(conv->torch::nn::Conv2dImpl::forward(images).detach());
-    const Results exact = results(images, incoming, conv, false, of_images);
-    const Results own = results(images, incoming, conv, true, of_images);
+    const ConvResults exact = conv_results(images, incoming, conv, false, of_images);
+    const ConvResults own = conv_results(images, incoming, conv, true, of_images);
     EXPECT_LT(difference(own.out, exact.out), rounding);
     EXPECT_TRUE(own.out.is_contiguous(kChannelsLast));
     EXPECT_LT(difference(own.of_weight, exact.of_weight), 1e-5);
@@ -71,24 +69,25 @@ TEST_P(FastConvOf, AgreesWithDoublePrecisionForwardAndBackward) {
 
 using Options = torch::nn::Conv2dOptions;
 INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvOf,
-                         testing::Values(Case{Options(3, 32, 5).padding(2)},
-                                         Case{Options(3, 64, 3).padding(1).bias(false)},
-                                         Case{Options(1, 96, {7, 2}).padding({0, 3})}, Case{Options(4, 32, 1)}));
+                         testing::Values(ConvCase{Options(3, 32, 5).padding(2)},
+                                         ConvCase{Options(3, 64, 3).padding(1).bias(false)},
+                                         ConvCase{Options(1, 96, {7, 2}).padding({0, 3})},
+                                         ConvCase{Options(4, 32, 1)}));
 INSTANTIATE_TEST_SUITE_P(ByWinograd, FastConvOf,
-                         testing::Values(Case{Options(32, 32, 5).padding(2), true, 5e-6},
-                                         Case{Options(32, 64, 5), true, 5e-6},
-                                         Case{Options(64, 32, 5).padding(4), true, 5e-6},
-                                         Case{Options(32, 32, 3).padding(1).bias(false), true, 5e-6},
-                                         Case{Options(64, 96, 3), false, 5e-6},
-                                         Case{Options(96, 32, 3).padding(2), true, 5e-6}));
+                         testing::Values(ConvCase{Options(32, 32, 5).padding(2), true, 5e-6},
+                                         ConvCase{Options(32, 64, 5), true, 5e-6},
+                                         ConvCase{Options(64, 32, 5).padding(4), true, 5e-6},
+                                         ConvCase{Options(32, 32, 3).padding(1).bias(false), true, 5e-6},
+                                         ConvCase{Options(64, 96, 3), false, 5e-6},
+                                         ConvCase{Options(96, 32, 3).padding(2), true, 5e-6}));
 INSTANTIATE_TEST_SUITE_P(
     LibTorchs, FastConvOf,
-    testing::Values(Case{Options(3, 24, 3)}, Case{Options(8, 32, 3), true}, Case{Options(3, 32, 3).stride(2)},
-                    Case{Options(3, 32, 3).padding(torch::kSame), true},
-                    Case{Options(32, 32, 3).padding(torch::kSame), true}, Case{Options(32, 32, {3, 5}), true},
-                    Case{Options(32, 32, 5).stride(2), true}, Case{Options(32, 32, 3).dilation(2), true},
-                    Case{Options(32, 32, 3).groups(2), true}, Case{Options(32, 32, 3).padding({0, 1}), true},
-                    Case{Options(48, 32, 3), true}, Case{Options(32, 48, 3), true}));
+    testing::Values(ConvCase{Options(3, 24, 3)}, ConvCase{Options(8, 32, 3), true},
+                    ConvCase{Options(3, 32, 3).stride(2)}, ConvCase{Options(3, 32, 3).padding(torch::kSame), true},
+                    ConvCase{Options(32, 32, 3).padding(torch::kSame), true}, ConvCase{Options(32, 32, {3, 5}), true},
+                    ConvCase{Options(32, 32, 5).stride(2), true}, ConvCase{Options(32, 32, 3).dilation(2), true},
+                    ConvCase{Options(32, 32, 3).groups(2), true}, ConvCase{Options(32, 32, 3).padding({0, 1}), true},
+                    ConvCase{Options(48, 32, 3), true}, ConvCase{Options(32, 48, 3), true}));
 
 TEST(FastConv, TakesByWinogradWhatItIsMadeFor) {
   if (best_processor() != Processor::avx512) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
@@ -106,14 +105,14 @@ TEST(FastConv, OfFewChannelsHasTheSameBitsWithAnyNumberOfThreads) {
   const at::Tensor images = at::randn({50, 3, 12, 12}).contiguous(kChannelsLast);
   const at::Tensor incoming = at::randn({50, 32, 12, 12});
   const int before = at::get_num_threads();
-  std::vector<Results> all;
+  std::vector<ConvResults> all;
   for (const int threads : {1, 2, 3}) {
     at::set_num_threads(threads);
-    all.push_back(results(images, incoming, conv, true));
+    all.push_back(conv_results(images, incoming, conv, true));
   }
   at::set_num_threads(before);
   if (!image_conv_kernels(best_processor())) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
-  for (const Results& one : all) {
+  for (const ConvResults& one : all) {
     EXPECT_TRUE(one.out.equal(all[0].out));
     EXPECT_TRUE(one.of_weight.equal(all[0].of_weight));
     EXPECT_TRUE(one.of_bias.equal(all[0].of_bias));

@@ -11,14 +11,15 @@
 
 #include <limits>
 
+#include "differences.h"
 #include "ops/max_pool_kernels.h"
 
 namespace lockstep {
 namespace {
 
-constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+using test::kChannelsLast;
 
-struct Case {
+struct PoolCase {
   std::vector<int64_t> sizes;
   at::ScalarType type;
 };
@@ -42,7 +43,7 @@ void expect_libtorch_bits(const at::Tensor& values) {
   EXPECT_TRUE(gradients[1].equal(gradients[0]));
 }
 
-class MaxPool2x2Of : public testing::TestWithParam<Case> {};
+class MaxPool2x2Of : public testing::TestWithParam<PoolCase> {};
 
 TEST_P(MaxPool2x2Of, GivesTheBitsOfLibTorchForwardAndBackward) {
   at::manual_seed(1);
@@ -69,12 +70,14 @@ TEST_P(MaxPool2x2Of, LetsNaNAndInfinityWinAsLibTorchDoes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, MaxPool2x2Of,
-                         testing::Values(Case{{3, 32, 8, 8}, at::kFloat}, Case{{3, 32, 8, 8}, at::kBFloat16},  //
-                                         Case{{2, 64, 7, 5}, at::kFloat},
-                                         Case{{2, 64, 7, 5}, at::kBFloat16},  // odd: a row and a column over
-                                         Case{{5, 3, 2, 2}, at::kFloat},
-                                         Case{{5, 37, 6, 4}, at::kBFloat16},  // no whole block of channels
-                                         Case{{1, 256, 15, 15}, at::kFloat}, Case{{70, 40, 16, 16}, at::kBFloat16}));
+                         testing::Values(PoolCase{{3, 32, 8, 8}, at::kFloat},
+                                         PoolCase{{3, 32, 8, 8}, at::kBFloat16},  //
+                                         PoolCase{{2, 64, 7, 5}, at::kFloat},
+                                         PoolCase{{2, 64, 7, 5}, at::kBFloat16},  // odd: a row and a column over
+                                         PoolCase{{5, 3, 2, 2}, at::kFloat},
+                                         PoolCase{{5, 37, 6, 4}, at::kBFloat16},  // no whole block of channels
+                                         PoolCase{{1, 256, 15, 15}, at::kFloat},
+                                         PoolCase{{70, 40, 16, 16}, at::kBFloat16}));
 
 TEST(MaxPool2x2, LeavesOtherLayoutsAndTypesToLibTorch) {
   at::manual_seed(4);

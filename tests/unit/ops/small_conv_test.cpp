@@ -4,18 +4,15 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include "differences.h"
 #include "lockstep/fast_conv.h"
 #include "ops/small_conv.h"
 
 namespace lockstep {
 namespace {
 
-constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
-
-double difference(const at::Tensor& one, const at::Tensor& other) {
-  const at::Tensor right = other.to(at::kDouble);
-  return ((one.to(at::kDouble) - right).abs().max() / right.abs().max()).item<double>();
-}
+using test::difference;
+using test::kChannelsLast;
 
 TEST(WeightGradientByProducts, IsTheConvolutions) {
   at::manual_seed(1);

@@ -154,7 +154,7 @@ TEST(Safetensors, ReadsHeadersThatOthersWrite) {
   EXPECT_THAT(read.metadata, ElementsAre(std::pair<std::string, std::string>("k", "😀")));
 }
 
-void expect_malformed(const std::string& words, const std::string& bytes) {
+void expect_malformed_file(const std::string& words, const std::string& bytes) {
   try {
     read_safetensors(bytes);
     ADD_FAILURE() << "nothing was thrown, expected: " << words;
@@ -165,26 +165,26 @@ void expect_malformed(const std::string& words, const std::string& bytes) {
 }
 
 TEST(Safetensors, RefusesAFileThatIsNoneOrEndsEarly) {
-  expect_malformed("too short", "");
-  expect_malformed("too short", "1234567");
-  expect_malformed("begin with '{'", std::string(8, '\0'));
-  expect_malformed("larger than 100 MB", std::string(8, '\xff'));
+  expect_malformed_file("too short", "");
+  expect_malformed_file("too short", "1234567");
+  expect_malformed_file("begin with '{'", std::string(8, '\0'));
+  expect_malformed_file("larger than 100 MB", std::string(8, '\xff'));
   const auto length = [](uint64_t value) { return std::string(reinterpret_cast<const char*>(&value), 8); };
-  expect_malformed("larger than 100 MB", length(100'000'001) + "{}");
-  expect_malformed("ends within its header", length(100'000'000) + "{}");
-  expect_malformed("ends within its header", length(3) + "{}");
-  expect_malformed("ends before the end of the tensor a",
-                   file_of("{" + entry("a", "F32", "[2]", 0, 8) + "}", "1234567"));
-  expect_malformed("ends before the end of the tensor b",
-                   file_of("{" + entry("a", "U8", "[1]", 0, 1) + "," + entry("b", "U8", "[1]", 1, 2) + "}", "1"));
+  expect_malformed_file("larger than 100 MB", length(100'000'001) + "{}");
+  expect_malformed_file("ends within its header", length(100'000'000) + "{}");
+  expect_malformed_file("ends within its header", length(3) + "{}");
+  expect_malformed_file("ends before the end of the tensor a",
+                        file_of("{" + entry("a", "F32", "[2]", 0, 8) + "}", "1234567"));
+  expect_malformed_file("ends before the end of the tensor b",
+                        file_of("{" + entry("a", "U8", "[1]", 0, 1) + "," + entry("b", "U8", "[1]", 1, 2) + "}", "1"));
 }
 
 TEST(Safetensors, RefusesAHeaderThatIsNotTheFormatsJson) {
   for (const std::string header : {"[]", " {}", "\n{}", "\xef\xbb\xbf{}", "\"a\"", "1"}) {
-    expect_malformed("begin with '{'", file_of(header));
+    expect_malformed_file("begin with '{'", file_of(header));
   }
   for (const std::string& header : {"{"s, "{} x"s, "{}\n"s, "{}\0"s, "{\"a\":1"s, "{}\0}"s, "{\0}"s}) {
-    expect_malformed("does not end with '}' and spaces", file_of(header));
+    expect_malformed_file("does not end with '}' and spaces", file_of(header));
   }
   for (const std::string header :
        {"{}}", "{}{}", "{a}", "{'a':{}}", "{\"a\"}", "{,}", "{\"a\":{},}", "{//\n}", "{\"\xff\":{}}",
@@ -192,80 +192,81 @@ TEST(Safetensors, RefusesAHeaderThatIsNotTheFormatsJson) {
     EXPECT_THROW(read_safetensors(file_of(header)), Malformed) << header;
   }
   for (const std::string value : {"1", "-1", "1.5", "\"text\"", "null", "true", "[]", "[1]", "[[]]"}) {
-    expect_malformed("where none belongs, at a", file_of("{\"a\":" + value + "}"));
-    if (value[0] != '"') expect_malformed("where none belongs", file_of("{\"__metadata__\":{\"k\":" + value + "}}"));
-    expect_malformed("where none belongs, at __metadata__", file_of("{\"__metadata__\":" + value + "}"));
+    expect_malformed_file("where none belongs, at a", file_of("{\"a\":" + value + "}"));
+    if (value[0] != '"')
+      expect_malformed_file("where none belongs", file_of("{\"__metadata__\":{\"k\":" + value + "}}"));
+    expect_malformed_file("where none belongs, at __metadata__", file_of("{\"__metadata__\":" + value + "}"));
   }
-  expect_malformed("where none belongs", file_of(R"({"__metadata__":{"k":{}}})"));
+  expect_malformed_file("where none belongs", file_of(R"({"__metadata__":{"k":{}}})"));
 }
 
 TEST(Safetensors, RefusesWhatIsThereTwice) {
   const std::string a = entry("a", "U8", "[0]", 0, 0);
-  expect_malformed("the name a twice", file_of("{" + a + "," + a + "}"));
-  expect_malformed("the name a twice", file_of("{" + a + "," + entry("\\u0061", "U8", "[1]", 0, 1) + "}", "x"));
-  expect_malformed("the name __metadata__ twice", file_of(R"({"__metadata__":{},"__metadata__":{}})"));
-  expect_malformed("the key k twice", file_of(R"({"__metadata__":{"k":"1","k":"1"}})"));
-  expect_malformed("two shape", file_of(R"({"a":{"shape":[],"shape":[]}})"));
+  expect_malformed_file("the name a twice", file_of("{" + a + "," + a + "}"));
+  expect_malformed_file("the name a twice", file_of("{" + a + "," + entry("\\u0061", "U8", "[1]", 0, 1) + "}", "x"));
+  expect_malformed_file("the name __metadata__ twice", file_of(R"({"__metadata__":{},"__metadata__":{}})"));
+  expect_malformed_file("the key k twice", file_of(R"({"__metadata__":{"k":"1","k":"1"}})"));
+  expect_malformed_file("two shape", file_of(R"({"a":{"shape":[],"shape":[]}})"));
 }
 
 TEST(Safetensors, RefusesATensorOfWhichSomethingIsMissingOrUnknown) {
   const std::string data = "12345678";
   const auto tensor = [&](const std::string& inside) { return file_of("{\"a\":{" + inside + "}}", data); };
-  expect_malformed("lacks its", tensor(""));
-  expect_malformed("lacks its", tensor(R"("dtype":"F32","shape":[2])"));
-  expect_malformed("lacks its", tensor(R"("shape":[2],"data_offsets":[0,8])"));
-  expect_malformed("lacks its", tensor(R"("dtype":"F32","data_offsets":[0,8])"));
-  expect_malformed("has more", tensor(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"has more":1)"));
+  expect_malformed_file("lacks its", tensor(""));
+  expect_malformed_file("lacks its", tensor(R"("dtype":"F32","shape":[2])"));
+  expect_malformed_file("lacks its", tensor(R"("shape":[2],"data_offsets":[0,8])"));
+  expect_malformed_file("lacks its", tensor(R"("dtype":"F32","data_offsets":[0,8])"));
+  expect_malformed_file("has more", tensor(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"has more":1)"));
   for (const std::string type : {"F31", "f32", "", "C128", "F4", "F32 "}) {
-    expect_malformed("unknown type " + type, file_of("{" + entry("a", type, "[2]", 0, 8) + "}", data));
+    expect_malformed_file("unknown type " + type, file_of("{" + entry("a", type, "[2]", 0, 8) + "}", data));
   }
   for (const std::string shape :
        {"[-2]", "[2.0]", "[2e0]", "[null]", "[\"2\"]", "[[2]]", "{}", "2", "\"2\"", "[18446744073709551616]", "[-0]"}) {
-    expect_malformed("where none belongs, at a", file_of("{" + entry("a", "F32", shape, 0, 8) + "}", data));
+    expect_malformed_file("where none belongs, at a", file_of("{" + entry("a", "F32", shape, 0, 8) + "}", data));
   }
   for (const std::string offsets : {"[]", "[0]", "[0,8,8]", "[0,\"8\"]", "[0,8.0]", "[-0,8]"}) {
-    expect_malformed("where none belongs, at a", tensor(R"("dtype":"F32","shape":[2],"data_offsets":)" + offsets));
+    expect_malformed_file("where none belongs, at a", tensor(R"("dtype":"F32","shape":[2],"data_offsets":)" + offsets));
   }
-  expect_malformed("where none belongs", tensor(R"("dtype":["F32"],"shape":[2],"data_offsets":[0,8])"));
-  expect_malformed("at a?b", file_of("{\"a\\nb\":1}"));
+  expect_malformed_file("where none belongs", tensor(R"("dtype":["F32"],"shape":[2],"data_offsets":[0,8])"));
+  expect_malformed_file("at a?b", file_of("{\"a\\nb\":1}"));
 }
 
 TEST(Safetensors, RefusesDataThatDoesNotFit) {
   const auto one = [](const std::string& shape, int begin, int end, const std::string& data) {
     return file_of("{" + entry("a", "F32", shape, begin, end) + "}", data);
   };
-  expect_malformed("do not fit its shape", one("[2]", 0, 4, "1234"));
-  expect_malformed("do not fit its shape", one("[]", 0, 0, ""));
-  expect_malformed("do not fit its shape", one("[0]", 0, 4, "1234"));
-  expect_malformed("do not fit its shape", one("[1]", 0, 5, "12345"));
-  expect_malformed("bytes follow", one("[1]", 0, 4, "12345"));
-  expect_malformed("bytes follow", file_of("{}", "x"));
-  expect_malformed("a hole or an overlap", one("[1]", 1, 5, "12345"));
+  expect_malformed_file("do not fit its shape", one("[2]", 0, 4, "1234"));
+  expect_malformed_file("do not fit its shape", one("[]", 0, 0, ""));
+  expect_malformed_file("do not fit its shape", one("[0]", 0, 4, "1234"));
+  expect_malformed_file("do not fit its shape", one("[1]", 0, 5, "12345"));
+  expect_malformed_file("bytes follow", one("[1]", 0, 4, "12345"));
+  expect_malformed_file("bytes follow", file_of("{}", "x"));
+  expect_malformed_file("a hole or an overlap", one("[1]", 1, 5, "12345"));
   const auto two = [](int begin, int end) {
     return file_of("{" + entry("a", "U8", "[4]", 0, 4) + "," + entry("b", "U8", "[4]", begin, end) + "}", "12345678");
   };
   EXPECT_NO_THROW(read_safetensors(two(4, 8)));
-  expect_malformed("overlap lies before the tensor b", two(3, 7));
-  expect_malformed("overlap lies before the tensor b", two(5, 9));
-  expect_malformed("overlap", two(0, 4));
-  expect_malformed("do not fit", two(4, 3));
-  expect_malformed("neither 0 nor 1", file_of("{" + entry("a", "BOOL", "[2]", 0, 2) + "}", "\1\2"));
+  expect_malformed_file("overlap lies before the tensor b", two(3, 7));
+  expect_malformed_file("overlap lies before the tensor b", two(5, 9));
+  expect_malformed_file("overlap", two(0, 4));
+  expect_malformed_file("do not fit", two(4, 3));
+  expect_malformed_file("neither 0 nor 1", file_of("{" + entry("a", "BOOL", "[2]", 0, 2) + "}", "\1\2"));
 }
 
 TEST(Safetensors, RefusesShapesWhoseSizeOverflows) {
   for (const std::string shape :
        {"[18446744073709551615]", "[9223372036854775808]", "[9223372036854775807]", "[4294967296,4294967296]",
         "[4294967296,4294967296,0]", "[0,4294967296,4294967296]", "[3,6148914691236517206]", "[2305843009213693952]"}) {
-    expect_malformed("too large", file_of("{" + entry("a", "F32", shape, 0, 0) + "}"));
+    expect_malformed_file("too large", file_of("{" + entry("a", "F32", shape, 0, 0) + "}"));
   }
 }
 
 TEST(Safetensors, SurvivesDeepNesting) {
   const std::string deep(3'000'000, '[');
-  expect_malformed("where none belongs", file_of("{\"a\":" + deep + "}"));
+  expect_malformed_file("where none belongs", file_of("{\"a\":" + deep + "}"));
   std::string objects = "{";
   for (int i = 0; i < 500'000; ++i) objects += "\"a\":{";
-  expect_malformed("a", file_of(objects + "}"));
+  expect_malformed_file("a", file_of(objects + "}"));
 }
 
 TEST(Safetensors, SaysWhatItCannotWrite) {
