@@ -95,7 +95,7 @@ class BenchCommTest(LockstepTest):
         self.assertEqual(len(json.loads(path.read_text())["rows"]), 2)
         self.assertEqual(self.bench(*words, "--floor", "1e-9@1k,1e-9@64k").rc, 0)
 
-    def test_bad_input(self):  # ctest: processors=2
+    def test_bad_input(self):
         alone, together = 0, 2
         for ranks, words, said in (
             (together, ["--min", "3"], ["--min", "'3'", "multiple of 4"]),
@@ -120,7 +120,7 @@ class BenchCommTest(LockstepTest):
                 self.assert_refused(result, USAGE, *said)
                 self.assertEqual(result.stdout, "")
 
-    def test_a_json_file_that_cannot_be_written_is_told_before_the_sweep(self):  # ctest: processors=2
+    def test_a_json_file_that_cannot_be_written_is_told_before_the_sweep(self):
         result = self.bench("--json", self.folder / "none" / "comm.json")
         self.assert_refused(result, IO, "none/comm.json")
         self.assertEqual(result.stdout, "")

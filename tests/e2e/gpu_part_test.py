@@ -74,7 +74,7 @@ class GpuPartTest(LockstepTest):
 
 
 class RehearsalTest(LockstepTest):
-    def test_made_up_gpus_are_given_out(self):  # ctest: processors=2
+    def test_made_up_gpus_are_given_out(self):
         for ranks, spec, device in (
             (1, "0", "cuda:0 (Made-up GPU)"),
             (2, "0 1/0 1", "cuda:0 (Made-up GPU)"),
@@ -84,7 +84,7 @@ class RehearsalTest(LockstepTest):
             result = rehearse("choose", spec, ranks=ranks)
             self.assertEqual((result.rc, result.stdout.strip()), (0, device), str(result))
 
-    def test_each_clash_of_made_up_gpus_is_one_message(self):  # ctest: processors=2 timeout=180
+    def test_each_clash_of_made_up_gpus_is_one_message(self):  # ctest: timeout=180
         host = os.uname().nodename
         for ranks, spec, said in (
             (1, "-", ["rank 0", "sees no GPU", "no NVIDIA driver"]),
@@ -101,18 +101,18 @@ class RehearsalTest(LockstepTest):
                 rows = [line for line in result.stderr.splitlines() if re.match(rf" +\d+  {re.escape(host)} ", line)]
                 self.assertEqual(len(rows), ranks, str(result))
 
-    def test_what_the_watchdog_throws_is_our_message(self):  # ctest: processors=2
+    def test_what_the_watchdog_throws_is_our_message(self):
         for ranks, odd in ((1, 0), (2, 1)):
             result = rehearse("watchdog", odd, ranks=ranks)
             self.assert_refused(result, RANK_LOST, "watch.deadline_s", "SeqNum=7", "start again", within_s=20)
             if ranks > 1:
                 self.assertIn(f"rank {odd} on {os.uname().nodename}: ", result.stderr)
 
-    def test_a_call_that_never_returns_ends_in_time(self):  # ctest: processors=2
+    def test_a_call_that_never_returns_ends_in_time(self):
         result = rehearse("stuck", 1, ranks=2)
         self.assert_refused(result, RANK_LOST, f"rank 1 on {os.uname().nodename}", "NCCL did not start", within_s=20)
 
-    def test_a_rank_that_never_comes_to_the_store(self):  # ctest: processors=3
+    def test_a_rank_that_never_comes_to_the_store(self):  # ctest: processors=2
         result = rehearse("absent", 2, ranks=3)
         self.assertEqual(result.rc, RANK_LOST, str(result))
         self.assertIn("lockstep: error: ", result.stderr)

@@ -160,11 +160,29 @@ class LockstepTest(unittest.TestCase):
         )
 
     def small_data(self, train=320, test=100):
-        """A folder of synthetic images, made once in a test."""
+        """A folder of synthetic images of this test's own."""
         folder = self.folder / f"data-{train}-{test}"
+        words = ("data", "synthesize", "--train-images", train, "--test-images", test, "--out")
         if not folder.exists():
-            self.done("data", "synthesize", "--out", folder, "--train-images", train, "--test-images", test)
+            self.made_once(folder.name, folder, lambda new: self.done(*words, new))
         return folder
+
+    @staticmethod
+    def made_once(name, folder, make):
+        """Fills `folder`: by a copy of what an earlier test of this build has made under this name, else by make(new folder)."""
+        program = pathlib.Path(os.environ["LOCKSTEP"]).stat().st_mtime_ns
+        made = pathlib.Path(os.environ["TEST_PROGRAMS"], "made-by-tests", f"{program}-{name}")
+        if not made.exists():
+            for old in made.parent.glob("*"):
+                if not old.name.startswith(f"{program}-"):
+                    shutil.rmtree(old, ignore_errors=True)
+            copy = made.with_name(f"{made.name}.{os.getpid()}")
+            make(copy)
+            try:
+                copy.rename(made)
+            except OSError:  # another test was first
+                shutil.rmtree(copy)
+        shutil.copytree(made, folder)
 
     def real_data(self):
         """The real CIFAR-10, or, where there is none, as many synthetic images, saying so."""

@@ -2,10 +2,18 @@
 #
 # What CTest must know about a case stands behind its `def`:
 #     def test_two_ranks_agree(self):  # ctest: processors=2 serial timeout=90
-# processors: how many it keeps busy (default 1); serial: no other case may run meanwhile; timeout: in seconds (default 120).
+# processors: how many it keeps busy (default 1, also for ranks that mostly wait, or end at once); serial: no other case may run meanwhile; timeout: in seconds (default 120).
+# Cases that keep more processors busy begin first, and others fill the gaps.
+#
 # A case that prints a line with "SKIPPED:" counts as skipped, not as passed.
+#
+# lockstep_python_tests(LABEL TOGETHER script.py…): the methods of a script that keep as many processors busy become one case,
+# LABEL.script.on_N_processors, and one process: for scripts that import torch, which takes longer than most of their tests.
 function(lockstep_python_tests label)
-  foreach(script IN LISTS ARGN)
+  cmake_parse_arguments(PARSE_ARGV 1 tests "TOGETHER" "" "")
+  set(environment "LOCKSTEP=$<TARGET_FILE:lockstep-cli>;TEST_DATA=${TEST_DATA};TEST_PROGRAMS=${CMAKE_BINARY_DIR};PYTHONPATH=${PROJECT_SOURCE_DIR}/tests/e2e")
+  foreach(script IN LISTS tests_UNPARSED_ARGUMENTS)
+    set(groups "")
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${script}")
     get_filename_component(module "${script}" NAME_WE)
     set(class "")
@@ -29,12 +37,27 @@ function(lockstep_python_tests label)
       if(line MATCHES "ctest:.* serial")
         set(serial ON)
       endif()
+      if(tests_TOGETHER)
+        list(APPEND groups ${processors})
+        list(APPEND methods_${processors} "${class}.test_${method}")
+        math(EXPR timeout_${processors} "${timeout_${processors}} + ${timeout}")
+        continue()
+      endif()
       set(name "${label}.${module}.${method}")
       add_test(NAME "${name}" COMMAND "${TEST_PYTHON}" -B "${script}" "${class}.test_${method}")
       set_tests_properties("${name}" PROPERTIES
         LABELS "${label}" PROCESSORS "${processors}" TIMEOUT "${timeout}" RUN_SERIAL "${serial}"
-        SKIP_REGULAR_EXPRESSION "SKIPPED:"
-        ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep-cli>;TEST_DATA=${TEST_DATA};TEST_PROGRAMS=${CMAKE_BINARY_DIR};PYTHONPATH=${PROJECT_SOURCE_DIR}/tests/e2e")
+        COST "${processors}" SKIP_REGULAR_EXPRESSION "SKIPPED:"
+        ENVIRONMENT "${environment}")
+    endforeach()
+    list(REMOVE_DUPLICATES groups)
+    foreach(processors IN LISTS groups)
+      set(name "${label}.${module}.on_${processors}_processors")
+      add_test(NAME "${name}" COMMAND "${TEST_PYTHON}" -B "${script}" ${methods_${processors}})
+      set_tests_properties("${name}" PROPERTIES
+        LABELS "${label}" PROCESSORS "${processors}" TIMEOUT "${timeout_${processors}}" COST "1${processors}" ENVIRONMENT "${environment}")
+      set(methods_${processors} "")
+      set(timeout_${processors} 0)
     endforeach()
   endforeach()
 endfunction()

@@ -23,7 +23,7 @@ class ResilientTest(FaultyRun):
         self.assertEqual(result.left_over, [], str(result))
         return result
 
-    def test_three_crashes_are_ridden_out(self):  # ctest: processors=2
+    def test_three_crashes_are_ridden_out(self):
         run = self.folder / "a run"
         result = self.resilient(run, "kill@1:6,kill@0:checkpoint,exit@1:13", "-n", "2")
         self.assertEqual(result.rc, 0, str(result))
@@ -31,7 +31,7 @@ class ResilientTest(FaultyRun):
         self.assertEqual(str(result).count("resilient: ended with code"), 3, str(result))
         self.assertEqual([line["step"] for line in self.metrics(run, "train")], list(range(1, 21)))
 
-    def test_what_a_restart_cannot_mend_ends_at_once(self):  # ctest: processors=2
+    def test_what_a_restart_cannot_mend_ends_at_once(self):
         for faults, code in (("nan@1:5", 76), ("throw@0:5", 70)):
             result = self.resilient(self.folder / faults.replace(":", "-"), faults, "-n", "2")
             self.assertEqual(result.rc, code, str(result))
@@ -46,7 +46,7 @@ class ResilientTest(FaultyRun):
         self.assertEqual(result.rc, 137, str(result))
         self.assertIn("after 1 restarts", result.stderr)
 
-    def test_fewer_ranks_where_allowed(self):  # ctest: processors=2
+    def test_fewer_ranks_where_allowed(self):
         run = self.folder / "run"
         virtual = ["--set", "train.virtual_ranks=2"]
         result = self.resilient(run, "kill@1:init,kill@1:init,kill@1:init,kill@1:init", "--elastic", "1:2", more=virtual)
@@ -54,7 +54,7 @@ class ResilientTest(FaultyRun):
         self.assertIn("going on with 1 rank", str(result))
         self.assertEqual((run / "final.pth").read_bytes(), self.undisturbed(*virtual, ranks=2))
 
-    def test_hosts_that_do_not_answer_are_left_out_until_they_do(self):  # ctest: processors=2
+    def test_hosts_that_do_not_answer_are_left_out_until_they_do(self):
         # Two names of this machine, to which mpirun starts a second daemon. The way to them fails once for the second, and it loses
         # the count of restarts as ssh would.
         away = self.folder / "away"
@@ -85,7 +85,7 @@ exec sh -c "$*"
         self.assertEqual(result.stderr.count("no answer from 127.0.0.1 127.0.0.2"), 2, str(result))
         self.assertFalse((self.folder / "run").exists())
 
-    def test_a_signal_saves_and_is_no_crash(self):  # ctest: processors=2
+    def test_a_signal_saves_and_is_no_crash(self):
         run = self.folder / "run"
         process, job = self.start(run, self.command(run, "-n", "2", "--backoff", "100")[:-len(self.words(run))])
         os.killpg(process.pid, signal.SIGTERM)

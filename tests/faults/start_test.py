@@ -22,7 +22,7 @@ def catches(pid, number):
 
 
 class StartTest(FaultyRun):
-    def test_a_rank_that_never_comes_to_mpi_ends_the_job_at_the_deadline(self):  # ctest: processors=2
+    def test_a_rank_that_never_comes_to_mpi_ends_the_job_at_the_deadline(self):
         recipe = self.folder / "recipe.toml"
         recipe.write_text("[watch]\ndeadline_s = 1\n")
         for more in (["--set", "watch.deadline_s=1"], ["--recipe", recipe]):
@@ -60,7 +60,7 @@ class StartTest(FaultyRun):
                 self.assertLessEqual(self.metrics(run, "end")[0]["step"], 2 if delay == 0 else 99)
         self.assert_stopped_and_goes_on(run, ranks=0)
 
-    def test_a_request_to_a_rank_that_still_waits_for_another_to_start_is_kept(self):  # ctest: processors=2
+    def test_a_request_to_a_rank_that_still_waits_for_another_to_start_is_kept(self):
         run = self.folder / "run"
         go = self.folder / "go"
         train = [os.environ["LOCKSTEP"], *self.words(run, *ENDLESS)]

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, Se
 from lockstep_runner import LockstepTest
 
 LR = 0.02
-STEPS = 40  # two epochs of 320 images in batches of 16
+STEPS = 40  # two epochs of 80 images in batches of 4
 
 
 def falling(name, optimizer, steps):
@@ -36,9 +36,12 @@ def python_rates(name, warmup):
 
 
 class ScheduleTest(LockstepTest):
+    def small_data(self, train=80, test=10):
+        return super().small_data(train, test)
+
     def rates(self, name, warmup, *words):
         run = self.folder / f"run-{name}-{warmup}-{len(words)}"
-        sets = (f"optim.lr={LR}", f"optim.schedule={name}", f"optim.warmup_steps={warmup}", "train.global_batch=16",
+        sets = (f"optim.lr={LR}", f"optim.schedule={name}", f"optim.warmup_steps={warmup}", "train.global_batch=4",
                 "train.epochs=2", "eval.every_epochs=0", "log.every_steps=1", "checkpoint.every_epochs=0")
         self.train(run, *(word for setting in sets for word in ("--set", setting)), *words)
         return [line["lr"] for line in self.metrics(run, "train")]
