@@ -9,6 +9,7 @@ import subprocess
 import unittest
 
 import numpy as np
+import safetensors.torch
 import torch
 
 import tutorial
@@ -57,6 +58,20 @@ class InferenceTest(LockstepTest):
         for key in ("test_loss", "test_loss_mean", "test_accuracy"):
             self.assertEqual(last[key], ours[key], f"the run itself logged another {key}")
         self.assert_equal_logits(run / "final.pth", data)
+
+    def test_averages_of_the_weights_are_tested_and_saved(self):
+        data = self.small_data()
+        run = self.folder / "run"
+        self.train(run, "--epochs", "2", "--set", "optim.ema=0.5", "--set", "optim.momentum=0.9", "--set", "checkpoint.every_epochs=1", data=data)
+        kept = safetensors.torch.load_file(run / "checkpoints" / (run / "checkpoints/latest").read_text().strip())
+        final = torch.load(run / "final.pth", weights_only=True)
+        for name, tensor in final.items():
+            self.assertTrue(torch.equal(tensor, kept[f"optimizer.{name}.average"]), name)
+            self.assertFalse(torch.equal(tensor, kept[f"model.{name}"]), f"{name}: the weights are their average, so the comparison says nothing")
+        test = tutorial.Cifar10(data, "test")
+        for epoch, name in enumerate(("sjnet_0.pth", "final.pth")):
+            python = tutorial.evaluate(tutorial.load_net(run / name), test)
+            self.assert_equal_evaluations(self.metrics(run, "test")[epoch], python)
 
     def test_normalised_images_and_smoothed_labels_equal_python(self):
         data = self.small_data()
