@@ -3,10 +3,13 @@
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import unittest
+import unittest.mock
 import uuid
 
 from faulty_run import FaultyRun, state_of
@@ -16,7 +19,13 @@ from lockstep_runner import environment, kill, mpirun, processes_of
 class KillTest(FaultyRun):
     def assert_survives(self, *cases):
         undisturbed = self.undisturbed(ranks=2)
-        shared_memory = set(os.listdir("/dev/shm"))
+        # Open MPI's segments in a folder of this test's own: other jobs have theirs meanwhile.
+        segments = tempfile.mkdtemp(prefix="lockstep-test-", dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, segments, ignore_errors=True)
+        told = unittest.mock.patch.dict(os.environ, OMPI_MCA_btl_vader_backing_directory=segments)
+        told.start()
+        self.addCleanup(told.stop)
+        shared_memory = self.shared_memory()
         for case in cases:
             with self.subTest(case=case):
                 run = self.folder / case.replace(":", "-")
@@ -26,7 +35,12 @@ class KillTest(FaultyRun):
                 self.resumed(run, ranks=2)
                 self.assertEqual((run / "final.pth").read_bytes(), undisturbed)
                 self.assertEqual([path.name for path in (run / "checkpoints").iterdir() if ".tmp-" in path.name], [])
-        self.assertEqual(set(os.listdir("/dev/shm")) - shared_memory, set())
+                self.assertEqual(os.listdir(segments), [])
+        self.assertEqual(self.shared_memory() - shared_memory, set())
+
+    @staticmethod
+    def shared_memory():
+        return {name for name in os.listdir("/dev/shm") if not name.startswith(("vader_segment.", "lockstep-test-"))}
 
     def test_kill_at_the_start_and_in_a_step(self):  # ctest: timeout=180
         self.assert_survives("kill@0:init", "kill@1:init", "kill@0:13", "kill@1:13")
