@@ -54,6 +54,12 @@ void start_mpi() {
     // rank needs none.
     setenv("OMPI_MCA_orte_create_session_dirs", "0", /*overwrite=*/0);
   }
+  // The parts of our all-reduces between hosts go out at once and whole. Longer messages are first announced, and wait
+  // until the other side has looked and answered, while here and there a computing thread has the core.
+  for (const char* limit :
+       {"OMPI_MCA_btl_tcp_eager_limit", "OMPI_MCA_btl_tcp_rndv_eager_limit", "OMPI_MCA_btl_tcp_max_send_size"}) {
+    setenv(limit, "327680", /*overwrite=*/0);
+  }
   int provided = MPI_THREAD_SINGLE;
   if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
     throw Error(ExitCode::launch, "MPI could not be started", "start the job with mpirun, or with srun --mpi=pmix");
