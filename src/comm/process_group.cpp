@@ -19,7 +19,7 @@ void set_overlap(World& world, bool on) { mpi_backend(world).set_overlap(on); }
 
 bool overlap_pays(World& world) {
   if (world.size() == 1) return false;
-  return world.hosts() > 1 || world.cores() >= (world.threads() + 1) * world.impl().sharers;
+  return world.hosts() > 1 || world.impl().spare_core();
 }
 
 void finish_collectives(World& world) { mpi_backend(world).finish_collectives(); }

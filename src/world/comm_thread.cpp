@@ -19,12 +19,14 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-// Between two looks at MPI beside a computing thread. A look takes tens of µs from the computing thread, caches
-// included, and MPI and its sockets move some 100 kB between looks without help. So the pause follows the link: it
-// doubles after a look that found nothing new and shrinks to 0.6 of itself after one that did, which settles where a
-// little more than half of the looks find something.
+// Between two looks at MPI beside a computing thread. A look takes 50 to 100 µs from the computing thread, caches
+// included, and sockets take in megabytes without help. So the pause follows the link: it grows after a look that found
+// fewer than a few messages and shrinks after one that found many. At 1 Gbit/s that is 4 ms or so.
 constexpr microseconds kShortestPause{50};
-constexpr microseconds kLongestPause{2000};
+constexpr microseconds kLongestPause{8000};
+constexpr microseconds kLongestPauseOnSpareCore{500};
+constexpr size_t kFewMessages = 3;
+constexpr size_t kManyMessages = 6;
 // The same where somebody will wait soon and move all on by himself.
 constexpr milliseconds kLazyPause{10};
 // A waiting thread spins this long without progress before it sleeps between looks, then sleeps for a part of the time
@@ -54,6 +56,7 @@ void RequestOperation::start() { check_mpi(post_(&request_), name().c_str()); }
 bool RequestOperation::poll() {
   int done = 0;
   check_mpi(MPI_Test(&request_, &done, MPI_STATUS_IGNORE), name().c_str());
+  if (done != 0) progressed(/*received=*/1);
   return done != 0;
 }
 
@@ -97,6 +100,8 @@ void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
       } catch (...) {
         fail(std::current_exception(), ended);
       }
+      // The messages just sent have warmed MPI up for this thread: a look costs less here than in the other one.
+      if (several_hosts_ && mode != Mode::in_wait && active_.size() > 1) ended = look(/*at_all=*/true).ended;
     }
     if (mode != Mode::in_wait && !active_.empty()) {
       start_thread();
@@ -107,28 +112,28 @@ void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
   finish(ended);
 }
 
-CommThread::Operations CommThread::advance(bool& progress) {
-  Operations ended;
+CommThread::Look CommThread::look(bool at_all) {
+  Look found;
   try {
-    // A look at one operation moves all of MPI's messages on, at the price of some system calls, so most looks are at
-    // the first operation only. All come in turn, since one may wait for what a later one brings about.
-    const bool at_all = std::exchange(moved_, false) || ++looks_ % 4 == 0;
     for (const auto& operation : active_) {
-      if (operation->poll()) ended.push_back(operation);
-      progress |= std::exchange(operation->progressed_, false);
+      if (operation->poll()) found.ended.push_back(operation);
+      found.progress |= std::exchange(operation->progressed_, false);
+      found.received += std::exchange(operation->received_, 0);
       if (!at_all) break;
     }
-    moved_ = progress || !ended.empty();
-    if (!ended.empty()) remove_from_active(ended);
+    found.progress |= !found.ended.empty();
     const auto now = Clock::now();
-    for (const auto& operation : ended) flight_.ended(operation->number_, true, now);
-    if (!ended.empty()) last_end_ = now;
+    if (!found.ended.empty()) {
+      remove_from_active(found.ended);
+      for (const auto& operation : found.ended) flight_.ended(operation->number_, true, now);
+      last_end_ = now;
+    }
     attend(now);
     check_deadlines(now);
   } catch (...) {
-    fail(std::current_exception(), ended);
+    fail(std::current_exception(), found.ended);
   }
-  return ended;
+  return found;
 }
 
 void CommThread::remove_from_active(const Operations& ended) {
@@ -261,16 +266,20 @@ bool CommThread::drive(Done done, std::chrono::nanoseconds timeout) {
   waiters_.fetch_add(1);
   bool in_time = true;
   while (!done()) {
-    Operations ended;
-    bool progress = false;
+    Look found;
     if (mutex_.try_lock()) {
-      // Several looks at a time: giving up the core between two of them costs more than they do.
-      for (int look = 0; look < 16 && !progress && ended.empty(); ++look) ended = advance(progress);
+      // Several looks at a time: giving up the core between two of them costs more than they do. A look at one
+      // operation moves all of MPI's messages on, at the price of some system calls, so most are at the first operation
+      // only. All come in turn, since one may wait for what a later one brings about.
+      for (int i = 0; i < 16 && !found.progress && found.ended.empty(); ++i) {
+        found = look(/*at_all=*/moved_ || ++looks_ % 4 == 0);
+        moved_ = found.progress;
+      }
       mutex_.unlock();
     }
-    finish(ended);
+    finish(found.ended);
     const auto now = Clock::now();
-    if (progress || !ended.empty()) {
+    if (found.progress || !found.ended.empty()) {
       moved = now;
       continue;
     }
@@ -334,8 +343,7 @@ void CommThread::loop() {
       wake_.wait_for(lock, kLazyPause);
       sleep_ = Sleep::none;
       if (stop_ || active_.empty() || waiters_.load() > 0) continue;
-      bool progress = false;
-      const Operations ended = advance(progress);
+      const Operations ended = look(/*at_all=*/true).ended;
       lock.unlock();
       finish(ended);
       lock.lock();
@@ -352,8 +360,7 @@ void CommThread::loop() {
       }
       sleep_ = Sleep::none;
       if (!stop_ && roll_call_ && active_.empty()) {
-        bool progress = false;
-        const Operations ended = advance(progress);
+        const Operations ended = look(/*at_all=*/true).ended;
         lock.unlock();
         finish(ended);
         lock.lock();
@@ -361,11 +368,12 @@ void CommThread::loop() {
     } else if (waiters_.load() > 0) {
       wake_.wait_for(lock, milliseconds(1));  // they look
     } else {
-      bool progress = false;
-      const Operations ended = advance(progress);
+      const Look found = look(/*at_all=*/true);
       lock.unlock();
-      finish(ended);
-      pause = progress || !ended.empty() ? std::max(pause * 3 / 5, kShortestPause) : std::min(2 * pause, kLongestPause);
+      finish(found.ended);
+      const microseconds longest = spare_core_.load() ? kLongestPauseOnSpareCore : kLongestPause;
+      if (found.received < kFewMessages) pause = std::min(pause * 3 / 2, longest);
+      if (found.received >= kManyMessages) pause = std::max(pause * 3 / 5, kShortestPause);
       std::this_thread::sleep_for(pause);
       lock.lock();
     }

@@ -42,12 +42,16 @@ class MpiOperation {
  protected:
   friend class CommThread;
   virtual void start() = 0;  ///< posts the first messages; must not block
-  /// Moves it on without blocking; true when it is done. Calls progressed() when some message ended.
+  /// Moves it on without blocking; true when it is done. Calls progressed() when some messages ended, with the number
+  /// of those that came in.
   virtual bool poll() = 0;
   /// Once at the end, in any thread, with error() set or the result in place. May submit other operations.
   virtual void on_finish() {}
   virtual std::string waits_for() const { return "another rank"; }  ///< for the message of a passed deadline
-  void progressed() { progressed_ = true; }
+  void progressed(size_t received) {
+    progressed_ = true;
+    received_ += received;
+  }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -59,6 +63,7 @@ class MpiOperation {
   Clock::time_point deadline_ = Clock::time_point::max();
   std::exception_ptr error_;
   bool progressed_ = false;
+  size_t received_ = 0;
   bool lazy_ = false;
   std::atomic<bool> finished_ = false;
 };
@@ -82,9 +87,9 @@ class RequestOperation : public MpiOperation {
 /// Open MPI moves messages on only inside calls to it, so somebody must call while the program computes. Every call of
 /// MPI after start-up goes through here, one at a time:
 ///
-/// - submit() starts an operation in the calling thread;
+/// - submit() starts an operation in the calling thread, which between hosts moves on the others meanwhile;
 /// - a thread of ours moves operations on while nobody waits for them. It sleeps between looks and never spins, because
-///   the core it runs on is most often the one that computes;
+///   the core it runs on is most often the one that computes (set_spare_core);
 /// - whoever waits moves them on itself, without the delay of waking another thread. It spins for a short while, then
 ///   sleeps.
 ///
@@ -103,6 +108,8 @@ class CommThread {
   CommThread& operator=(const CommThread&) = delete;
 
   bool several_hosts() const { return several_hosts_; }
+  /// Whether a core is free for the thread: then it looks more often.
+  void set_spare_core(bool spare) { spare_core_.store(spare); }
 
   struct Watch {
     MPI_Comm comm;                               ///< of its own, for the roll call; alive as long as this object
@@ -152,7 +159,12 @@ class CommThread {
   using Operations = std::vector<std::shared_ptr<MpiOperation>>;
 
   void loop();
-  Operations advance(bool& progress);                      // under the lock: those that ended
+  struct Look {
+    Operations ended;
+    size_t received = 0;  // messages
+    bool progress = false;
+  };
+  Look look(bool at_all);                                  // under the lock
   void remove_from_active(const Operations& ended);        // under the lock
   void fail(std::exception_ptr error, Operations& ended);  // under the lock
   void finish(const Operations& ended);                    // without the lock
@@ -166,6 +178,7 @@ class CommThread {
 
   MPI_Comm comm_;
   bool several_hosts_;
+  std::atomic<bool> spare_core_ = false;
   std::atomic<double> deadline_s_ = 0;
   std::atomic<int64_t> waited_ns_ = 0;
   std::atomic<int> waiters_ = 0;

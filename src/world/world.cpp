@@ -192,6 +192,7 @@ int World::threads() const { return impl_->threads; }
 void World::set_threads(int threads) {
   impl_->threads = threads > 0 ? threads : default_threads(impl_->cores, impl_->sharers);
   at::set_num_threads(impl_->threads);
+  impl_->comm_thread->set_spare_core(impl_->spare_core());
 }
 
 c10::Device World::device() const { return impl_->device; }

@@ -45,6 +45,8 @@ struct World::Impl {
   std::function<void()> before_end;  // what comm does at an orderly end, before the group goes
   int exceptions_at_start = 0;
 
+  /// Whether the ranks' threads leave a core free for each rank.
+  bool spare_core() const { return cores >= (threads + 1) * sharers; }
   /// Runs one of MPI's nonblocking collectives to its end.
   void run(const char* name, std::size_t bytes, RequestOperation::Post post);
   /// flight-rank-N.json, where a folder is known. Any thread; never throws.

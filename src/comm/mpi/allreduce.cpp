@@ -185,7 +185,9 @@ bool AllreduceOperation::poll() {
           MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, done_.data(), MPI_STATUSES_IGNORE),
           "MPI_Testsome");
       if (count == MPI_UNDEFINED || count == 0) return false;
-      progressed();
+      progressed(static_cast<size_t>(std::count_if(done_.begin(), done_.begin() + count, [&](int request) {
+        return static_cast<size_t>(request) < receives_;
+      })));
       left_ -= static_cast<size_t>(count);
     }
     for (int i = 0; i < count && at_once; ++i) {
