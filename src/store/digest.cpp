@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "lockstep/error.h"
+#include "store/row_major.h"
 
 // The whole of xxHash in this file alone: no library to link, and none to find at run time.
 #define XXH_INLINE_ALL
@@ -28,8 +29,7 @@ std::string digest_tensor(const at::Tensor& tensor) {
     throw Error(ExitCode::internal, fmt::format("a tensor of layout {} has no digest", layout.str()),
                 "give dense tensors only");
   }
-  // Conjugation and negation may be pending: marks on the tensor, not yet in its bytes.
-  const at::Tensor flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous();
+  const at::Tensor flat = row_major(tensor);
   const std::string_view elements(flat.nbytes() > 0 ? static_cast<const char*>(flat.const_data_ptr()) : "",
                                   flat.nbytes());
   return digest_bytes(fmt::format("{} [{}] {}", c10::toString(flat.scalar_type()), fmt::join(flat.sizes(), ", "),

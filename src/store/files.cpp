@@ -3,15 +3,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
+#include <utility>
+
+#include "store/pieces.h"
 
 namespace lockstep {
 namespace {
@@ -61,50 +62,6 @@ bool write_all(int descriptor, std::string_view bytes) {
   }
   return true;
 }
-
-// Bytes that lie in several places and are written as if they lay in one.
-class Pieces {
- public:
-  explicit Pieces(std::vector<std::string_view> pieces) : left_(std::move(pieces)) {
-    std::erase_if(left_, [](std::string_view piece) { return piece.empty(); });
-    for (const std::string_view piece : left_) size_ += piece.size();
-  }
-
-  std::size_t size() const { return size_; }
-
-  // Writes the next `count` bytes. False with errno when not every one of them could be written.
-  bool write(int descriptor, std::size_t count) {
-    while (count > 0) {
-      std::array<struct iovec, 256> places;
-      std::size_t used = 0, bytes = 0;
-      const std::size_t most = std::min(count, kLargestWrite);
-      for (std::size_t i = first_; bytes < most && used < places.size(); ++i, ++used) {
-        const std::size_t part = std::min(left_[i].size(), most - bytes);
-        places[used] = {const_cast<char*>(left_[i].data()), part};
-        bytes += part;
-      }
-      const ssize_t written = ::writev(descriptor, places.data(), static_cast<int>(used));
-      if (written < 0 && errno == EINTR) continue;
-      if (written == 0) errno = EIO;
-      if (written <= 0) return false;
-      drop(static_cast<std::size_t>(written));
-      count -= static_cast<std::size_t>(written);
-    }
-    return true;
-  }
-
- private:
-  void drop(std::size_t count) {
-    while (count >= left_[first_].size()) {
-      count -= left_[first_].size();
-      if (++first_ == left_.size()) return;
-    }
-    left_[first_].remove_prefix(count);
-  }
-
-  std::vector<std::string_view> left_;
-  std::size_t first_ = 0, size_ = 0;
-};
 
 bool sync(int descriptor) {
   int result;
@@ -182,7 +139,8 @@ void write_durably(const std::string& path, std::vector<std::string_view> pieces
   const auto tell = [&at](WriteStage stage) {
     if (at) at(stage);
   };
-  const std::size_t half = bytes.size() / 2;
+  std::size_t half = bytes.size() / 2;
+  if (bytes.size() >= Pieces::kDirectFrom) half -= half % Pieces::kAlignment;
   demand(bytes.write(file.number(), half));
   tell(WriteStage::half_written);
   demand(bytes.write(file.number(), bytes.size() - half) && sync(file.number()) && file.close());

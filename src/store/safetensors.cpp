@@ -14,6 +14,7 @@
 #include <unordered_set>
 
 #include "lockstep/error.h"
+#include "store/row_major.h"
 #include "store/safetensors_header.h"
 
 namespace lockstep {
@@ -79,8 +80,7 @@ at::Tensor flat_on_host(const std::string& name, const at::Tensor& tensor) {
     throw Error(ExitCode::internal, fmt::format("the tensor {} is undefined or not dense", name),
                 "give dense tensors only");
   }
-  // Conjugation and negation may be pending: marks on the tensor, not yet in its bytes.
-  return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous();
+  return row_major(tensor);
 }
 
 std::string_view data_of(const at::Tensor& flat) {

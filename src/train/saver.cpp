@@ -9,19 +9,12 @@
 #include "optim/optimizer.h"
 #include "store/checkpoint.h"
 #include "store/checkpoint_writer.h"
+#include "store/row_major.h"
 #include "train/fault.h"
 #include "train/gradients.h"
 #include "train/resume.h"
 
 namespace lockstep {
-namespace {
-
-at::Tensor copy_on_host(const at::Tensor& tensor) {
-  return at::empty(tensor.sizes(), tensor.options().device(c10::kCPU).memory_format(at::MemoryFormat::Contiguous))
-      .copy_(tensor.detach());
-}
-
-}  // namespace
 
 NamedTensors replica_state(const Net& net, const Optimizer& optimizer) {
   NamedTensors state = state_dict(net);
@@ -41,27 +34,31 @@ Saver::Saver(const Parts& parts) : my_(parts) {
 
 Saver::~Saver() = default;
 
-void Saver::look(int64_t step) {
+void Saver::sync() {
   my_.gradients.check(last_good_);
   my_.gradients.sync_buffers();
-  if (my_.settings.ddp_audit_every > 0) audit_replicas(my_.world, replica_state(my_.net, my_.optimizer), step);
+}
+
+void Saver::audit(const NamedTensors& replica, int64_t step) {
+  if (my_.settings.ddp_audit_every > 0) audit_replicas(my_.world, replica, step);
 }
 
 void Saver::checkpoint(RunState state) {
-  look(state.step);
+  sync();
+  NamedTensors copies = replica_state(my_.net, my_.optimizer);
+  if (my_.log != nullptr) {
+    for (auto& [name, tensor] : copies) tensor = row_major_copy(tensor);
+  }
+  audit(copies, state.step);  // of what will be written, where it is
   last_step_ = state.step;
   if (my_.log == nullptr) {
     my_.fault.at(Fault::Point::checkpoint);
     my_.fault.at(Fault::Point::commit);
     return;
   }
-  const at::NoGradGuard no_grad;
-  NamedTensors copies;
-  for (const auto& [name, tensor] : state_dict(my_.net)) {
-    copies.emplace_back(std::string(kModelPrefix) + name, copy_on_host(tensor));
-  }
-  for (const auto& [name, tensor] : my_.optimizer.state()) {
-    copies.emplace_back(std::string(kOptimizerPrefix) + name, copy_on_host(tensor));
+  const std::size_t of_net = state_dict(my_.net).size();
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    copies[i].first.insert(0, i < of_net ? kModelPrefix : kOptimizerPrefix);
   }
   state.logs = my_.log->positions();
   CheckpointWriter::Job job{
@@ -95,7 +92,8 @@ void Saver::finish() {
 }
 
 void Saver::weights(const std::string& name, int64_t step, Failure failure) {
-  look(step);
+  sync();
+  audit(replica_state(my_.net, my_.optimizer), step);
   if (my_.log == nullptr) return;
   my_.guard();
   const std::string path = fmt::format("{}/{}.pth", my_.out, name);

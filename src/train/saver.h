@@ -60,7 +60,8 @@ class Saver {
   int64_t durable_step() const { return durable_step_; }  ///< rank 0: of the newest one written; -1: none
 
  private:
-  void look(int64_t step);
+  void sync();
+  void audit(const NamedTensors& replica, int64_t step);
 
   Parts my_;
   std::unique_ptr<CheckpointWriter> writer_;

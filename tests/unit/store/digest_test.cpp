@@ -59,7 +59,10 @@ TEST(Digest, EmptyAndUndefinedTensorsHaveTheirOwn) {
 TEST(Digest, StridesDoNotCount) {
   const at::Tensor rows = at::arange(210, at::kFloat).reshape({2, 3, 5, 7});
   const std::string expected = digest_tensor(rows);
-  EXPECT_EQ(digest_tensor(rows.contiguous(at::MemoryFormat::ChannelsLast)), expected);
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kDouble, at::kByte}) {
+    const at::Tensor typed = rows.to(type);
+    EXPECT_EQ(digest_tensor(typed.contiguous(at::MemoryFormat::ChannelsLast)), digest_tensor(typed)) << type;
+  }
   EXPECT_EQ(digest_tensor(rows.transpose(1, 3).contiguous().transpose(1, 3)), expected);
   EXPECT_EQ(digest_tensor(at::cat({rows, rows}, 3).narrow(3, 7, 7)), expected);
   EXPECT_EQ(digest_tensor(rows.clone().requires_grad_()), expected);

@@ -76,6 +76,31 @@ TEST(WriteDurably, WritesPiecesOneAfterTheOther) {
   EXPECT_EQ(bytes_of(folder / "file"), "");
 }
 
+// Files of some megabytes go past the kernel's cache where they can: not in shared memory.
+TEST(WriteDurably, WritesLargeFilesTheSameWayEverywhere) {
+  for (const std::filesystem::path& parent :
+       {std::filesystem::temp_directory_path(), std::filesystem::path("/dev/shm")}) {
+    TemporaryFolder folder(parent);
+    for (const size_t size : {size_t{4} << 20, (size_t{5} << 20) + 1, (size_t{9} << 20) - 4097}) {
+      std::string whole(size, '\0');
+      for (size_t i = 0; i < size; ++i) whole[i] = static_cast<char>(i * 2654435761u >> 13);
+      std::vector<std::string_view> pieces;
+      for (size_t at = 0, part = 1; at < size; at += part, part = part * 3 % 2'000'003) {
+        pieces.push_back(std::string_view(whole).substr(at, part));
+      }
+      size_t half = 0;
+      write_durably(folder / "file", pieces, [&](WriteStage stage) {
+        if (stage != WriteStage::half_written) return;
+        for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+          if (entry.path().string().find(".tmp-") != std::string::npos) half = entry.file_size();
+        }
+      });
+      EXPECT_NEAR(static_cast<double>(half), static_cast<double>(size) / 2, 4096) << parent;
+      EXPECT_TRUE(bytes_of(folder / "file") == whole) << parent << " " << size;
+    }
+  }
+}
+
 TEST(WriteDurably, NeverShowsAReaderAPartOfTheNewFile) {
   TemporaryFolder folder;
   const std::string path = folder / "file";
@@ -130,6 +155,17 @@ TEST(WriteDurably, KeepsTheOldFileWhenTheNewOneDoesNotFit) {
   });
   EXPECT_EQ(bytes_of(path), "old");
   EXPECT_EQ(folder.entries(), 1u);
+}
+
+TEST(WriteDurably, SaysThatALargeFileIsTooLargeWhereverTheLimitLies) {
+  TemporaryFolder folder;
+  const std::string large(size_t{6} << 20, 'y');
+  for (const rlim_t limit : {100u, 4096u * 3, 4096u * 3 + 1, 5u << 20, (5u << 20) + 77}) {
+    with_file_limit(limit, [&] {
+      expect_error(ExitCode::io, {folder / "file", "File too large"}, [&] { write_durably(folder / "file", large); });
+    });
+    EXPECT_EQ(folder.entries(), 0u) << limit;
+  }
 }
 
 TEST(WriteDurably, LeavesNothingWhenItCannotRename) {
