@@ -15,6 +15,7 @@ from lockstep_runner import LockstepTest, environment, execute, lockstep
 
 USAGE, MISSING, LAUNCH, FAILED, IO, TOO_SLOW = 64, 66, 69, 70, 74, 79
 SCALING = pathlib.Path(__file__).parents[2] / "benchmarks" / "scaling"
+CHECKPOINT_DELAY = pathlib.Path(__file__).parents[2] / "benchmarks" / "checkpoint_delay"
 SLOW_LINK = pathlib.Path(__file__).parents[2] / "benchmarks" / "slow_link"
 
 
@@ -292,6 +293,28 @@ class ScalingTest(LockstepTest):
             ([*data, "--ranks", "1", "--rounds", "1", "--set", "train.lr=1"], FAILED, "train.lr"),
         ):
             result = self.scaling(*words)
+            self.assertEqual(result.rc, code, str(result))
+            self.assertIn(said, result.stderr)
+            self.assertIn("hint: ", result.stderr)
+
+
+class CheckpointDelayTest(LockstepTest):
+    def test_checkpoint_delay(self):
+        def delay(*words):
+            return execute([CHECKPOINT_DELAY, "--binary", os.environ["LOCKSTEP"], *words])
+
+        data = ("--data-dir", self.small_data(640))
+        result = delay(*data, "--batch", 4, "--checkpoints", 2, "--out", self.folder)
+        self.assertEqual(result.rc, 0, str(result))
+        self.assertEqual(result.left_over, [])
+        self.assertRegex(result.stdout, r"2 ranks, 15\.\d MB each, durable after \d+ ms\na step \d+\.\d ms; the one after a checkpoint [+-]\d")
+        for words, code, said in (
+            ([*data, "--checkpoints", "1"], USAGE, "--checkpoints 1"),
+            ([*data, "--batch", "0"], USAGE, "--batch 0"),
+            ([*data, "--out", self.folder / "no"], MISSING, "no folder"),
+            (["--data-dir", self.folder], MISSING, "data_batch_1.bin"),
+        ):
+            result = delay(*words)
             self.assertEqual(result.rc, code, str(result))
             self.assertIn(said, result.stderr)
             self.assertIn("hint: ", result.stderr)
