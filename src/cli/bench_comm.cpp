@@ -13,6 +13,7 @@
 #include "bench/memory.h"
 #include "cli/options.h"
 #include "cli/report.h"
+#include "comm/group.h"
 #include "comm/mpi/plain_allreduce.h"
 #include "lockstep/world.h"
 #include "store/files.h"
@@ -24,7 +25,8 @@ struct Request {
   std::vector<int64_t> sizes;  // in bytes
   AllreduceOptions measuring;
   std::vector<Floor> floors;
-  std::string json;  // path; empty: none
+  bool own_memory = false;  // the buffer lies just anywhere
+  std::string json;         // path; empty: none
 };
 
 cxxopts::Options comm_options() {
@@ -41,8 +43,9 @@ cxxopts::Options comm_options() {
       ("warmup", "Calls before these", cxxopts::value<int64_t>()->default_value("3"), "N")  //
       ("check", "Compare the result of every call, not only of the warm-up and the last")   //
       ("floor", "Fail (exit 79) when busbw at this size is lower; may be repeated",
-       cxxopts::value<std::vector<std::string>>(), "GBPS@BYTES")                                       //
-      ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")  //
+       cxxopts::value<std::vector<std::string>>(), "GBPS@BYTES")                                                  //
+      ("own-memory", "Sum a buffer of this rank's own, not one where DistributedDataParallel keeps its buckets")  //
+      ("device", "auto, cpu or cuda", cxxopts::value<std::string>()->default_value("auto"), "DEVICE")             //
       ("json", "Also write the table to this file as JSON", cxxopts::value<std::string>(), "FILE");
   return options;
 }
@@ -98,6 +101,7 @@ Request request_from(const cxxopts::ParseResult& flags, int ranks) {
     }
   }
   check_floors_apply(request.floors, request.sizes, ranks);
+  request.own_memory = flags.count("own-memory") > 0;
   if (flags.count("json") > 0) request.json = flags["json"].as<std::string>();
   return request;
 }
@@ -120,6 +124,7 @@ void write_json(const Request& request, const BenchJob& job, const std::vector<A
   nlohmann::ordered_json json = {{"benchmark", "comm"}};
   json.update(job_json(job));
   json["warmup"] = request.measuring.warmup;
+  json["own_memory"] = request.own_memory;
   json["rows"] = nlohmann::ordered_json::array();
   for (const AllreduceRow& row : rows) json["rows"].push_back(allreduce_json(row));
   write_durably(request.json, json.dump(2) + "\n");
@@ -181,6 +186,7 @@ int bench_comm_command(const Words& words) {
       if (world.rank() == 0 && !request.json.empty()) AppendFile(request.json, AppendFile::Mode::append);
     });
     world.choose_device(device);
+    if (!request.own_memory) share_storage(world, buffer);
     return bench_comm(world, request, buffer.to(world.device()));
   });
 }

@@ -1,6 +1,8 @@
 // What the process group can do beyond c10d's interface, for the rooms above.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 namespace lockstep {
 
 class World;
@@ -12,6 +14,11 @@ void set_overlap(World& world, bool on);
 /// messages travel; between the ranks of one host there is only copying, which needs a core either way, so it pays when
 /// some core would be idle.
 bool overlap_pays(World& world);
+
+/// Local, but collective where process_group has not been called before. Moves the storage of a tensor on the host to
+/// memory that the other ranks of the host read, where there is such: its all-reduces need no copies then. All views of
+/// the storage follow; nobody may hold an address in it.
+void share_storage(World& world, const at::Tensor& tensor);
 
 /// Local. Waits for the collectives under way on host memory, which wait in their futures in any case, but faster.
 void finish_collectives(World& world);

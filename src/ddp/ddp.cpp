@@ -64,6 +64,12 @@ struct DdpEngine::Impl {
 
   explicit Impl(World& of) : world(of) {}
 
+  void share_buckets() {
+    for (c10d::GradBucket& bucket : reducer->get_grad_buckets(/*return_zero_tensors=*/false)) {
+      share_storage(world, bucket.getBufferRef());
+    }
+  }
+
   void end_of_backward() {
     end_queued = false;
     std::vector<std::string> missing;
@@ -119,6 +125,7 @@ DdpEngine::DdpEngine(World& world, std::shared_ptr<torch::nn::Module> module, co
       my.parameters, std::move(buckets), my.group, sparse, options.bucket_bytes, options.find_unused_parameters,
       /*gradient_as_bucket_view=*/true, std::move(names), /*first_bucket_bytes_cap=*/options.bucket_bytes,
       /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>{});
+  my.share_buckets();
   my.logger = std::make_shared<c10d::Logger>(my.reducer);
   my.reducer->set_logger(my.logger);
   if (options.wire == DdpOptions::Wire::bf16) {
@@ -141,7 +148,7 @@ void DdpEngine::begin_forward() {
   if (!c10::GradMode::is_enabled()) return;
   if (impl_->reducer) {
     if (impl_->sync) impl_->reducer->prepare_for_forward();
-    impl_->reducer->rebuild_buckets();
+    if (impl_->reducer->rebuild_buckets()) impl_->share_buckets();
   }
   if (impl_->buffers_follow) sync_buffers();
   impl_->buffers_follow = impl_->sync;

@@ -10,6 +10,7 @@
 #include <bit>
 #include <map>
 
+#include "comm/group.h"
 #include "ddp/agreement.h"
 #include "ddp/module_state.h"
 #include "ddp/tree_sum.h"
@@ -65,6 +66,7 @@ struct VirtualRanks::Impl {
     std::map<at::ScalarType, at::Tensor> by_type;
     for (const auto& [type, elements] : sizes) {
       by_type[type] = at::empty({elements}, at::TensorOptions(type).device(parameters[0].device()));
+      share_storage(world, by_type[type]);
       flat.push_back(by_type[type]);
     }
     std::map<at::ScalarType, int64_t> used;
@@ -89,10 +91,10 @@ VirtualRanks::VirtualRanks(World& world, std::shared_ptr<torch::nn::Module> modu
   Impl& my = *impl_;
   for (const auto& [name, parameter] : trainable_parameters(*my.module)) my.parameters.push_back(parameter);
   my.buffers = my.module->buffers();
-  if (world.size() > 1) my.make_flat();
   std::vector<std::string> lines = describe_module(*my.module);
   lines.push_back(fmt::format("virtual ranks {}", virtual_ranks));
   agree(world, "the module", lines);
+  if (world.size() > 1) my.make_flat();
   follow_rank_0(world, my.module->parameters());
   follow_rank_0(world, my.buffers);
 }

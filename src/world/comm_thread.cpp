@@ -268,9 +268,9 @@ bool CommThread::drive(Done done, std::chrono::nanoseconds timeout) {
   while (!done()) {
     Look found;
     if (mutex_.try_lock()) {
-      // Several looks at a time: giving up the core between two of them costs more than they do. A look at one
-      // operation moves all of MPI's messages on, at the price of some system calls, so most are at the first operation
-      // only. All come in turn, since one may wait for what a later one brings about.
+      // Several looks at a time: giving up the core between two of them costs more than they do. A look at an operation
+      // of messages moves all of MPI's on, at the price of some system calls, so most are at the first operation only.
+      // All come in turn, since one may wait for what a later one brings about, and some need no MPI.
       for (int i = 0; i < 16 && !found.progress && found.ended.empty(); ++i) {
         found = look(/*at_all=*/moved_ || ++looks_ % 4 == 0);
         moved_ = found.progress;

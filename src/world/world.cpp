@@ -158,8 +158,9 @@ World::~World() {
   world.where.enter(nullptr, 0);
   world.watchdog.reset();
   if (in_order && world.before_end) world.before_end();
-  // NCCL's part of a group that is not in order would wait for GPUs that may stand still: the process's end is its end.
-  if (!in_order && world.before_end) new std::shared_ptr<void>(world.process_group);
+  // The process's end is that of a group that is not in order: NCCL's part would wait for GPUs that may stand still,
+  // and operations under way use MPI's part.
+  if (!in_order) new std::shared_ptr<void>(world.process_group);
   world.process_group.reset();
   const double deadline_s = world.comm_thread->deadline_s();
   world.comm_thread.reset();

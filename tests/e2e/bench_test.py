@@ -72,6 +72,10 @@ class BenchCommTest(LockstepTest):
             self.assertEqual(row["wrong"], 0)
             self.assertAlmostEqual(row["busbw_GBps"], row["algbw_GBps"] * 4 / 3)
 
+    def test_memory_of_its_own(self):  # ctest: processors=2
+        for row in self.rows("--sizes", "4,1004,582000,3M", "--iterations", "3", "--warmup", "1", "--check", "--own-memory"):
+            self.assertEqual(row["wrong"], 0)
+
     def test_iterations_adapt_to_the_size(self):  # ctest: processors=2
         small, large = self.rows("--sizes", "4,64M")
         self.assertGreater(small["iterations"], large["iterations"])

@@ -4,6 +4,11 @@
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
 
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include "comm/group.h"
 #include "lockstep/ddp.h"
 #include "mpi_main.h"
 
@@ -55,6 +60,34 @@ TEST(DistributedDataParallel, TrainsAsOneProcessWithTheWholeBatch) {
   const auto ours = net->parameters();
   const auto theirs = alone.parameters();
   for (size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(at::allclose(ours[i], theirs[i], 1e-5, 1e-6)) << i;
+}
+
+// Of this process's memory that others map, as the kernel lists it.
+bool others_can_read(const void* data) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long begin = 0;
+    unsigned long end = 0;
+    if (line.find("memfd:lockstep") == std::string::npos || line.find(" rw-s ") == std::string::npos) continue;
+    if (std::sscanf(line.c_str(), "%lx-%lx", &begin, &end) != 2) continue;
+    const auto at = reinterpret_cast<uintptr_t>(data);
+    if (begin <= at && at < end) return true;
+  }
+  return false;
+}
+
+TEST(DistributedDataParallel, GradientsLieWhereOtherRanksReadThem) {
+  const at::Tensor any = at::ones({3});
+  share_storage(world(), any);
+  EXPECT_TRUE(at::equal(any, at::ones({3})));
+  if (!others_can_read(any.data_ptr())) GTEST_SKIP() << "one rank, or no memory to share here";
+  auto net = std::make_shared<Mlp>();
+  DistributedDataParallel ddp(world(), net, {.bucket_bytes = 100});
+  for (int step = 0; step < 3; ++step) {  // buckets are made anew after the first
+    ddp.zero_grad();
+    ddp.forward(share(inputs())).sum().backward();
+    for (const at::Tensor& parameter : net->parameters()) EXPECT_TRUE(others_can_read(parameter.grad().data_ptr()));
+  }
 }
 
 // A run that goes on from a checkpoint builds its buckets anew.

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "comm/mpi/work.h"
+#include "comm/shared/allreduce.h"
 #include "world/world_impl.h"
 
 namespace lockstep {
@@ -32,8 +33,13 @@ int whole_count(int64_t elements) {
 
 }  // namespace
 
-MpiBackend::MpiBackend(MPI_Comm comm, MPI_Comm messages, int rank, int size, CommThread& thread)
-    : Backend(rank, size), comm_(comm), messages_(messages), thread_(thread) {
+MpiBackend::MpiBackend(MPI_Comm comm, MPI_Comm messages, int rank, int size, CommThread& thread,
+                       const std::shared_ptr<SharedMemory>& memory)
+    : Backend(rank, size),
+      comm_(comm),
+      messages_(messages),
+      thread_(thread),
+      board_(memory ? std::make_shared<SharedBoard>(memory) : nullptr) {
   int* most = nullptr;
   int given = 0;
   MPI_Comm_get_attr(messages, MPI_TAG_UB, &most, &given);
@@ -61,6 +67,8 @@ CommThread::Mode MpiBackend::mode(bool in_place) const {
   if (!in_place) return CommThread::Mode::in_wait;
   return overlap_ ? CommThread::Mode::beside : CommThread::Mode::lazily;
 }
+
+c10::DataPtr MpiBackend::shared_memory(size_t bytes) { return board_ ? board_->memory().take(bytes) : c10::DataPtr(); }
 
 void MpiBackend::finish_collectives() {
   std::vector<std::shared_ptr<MpiOperation>> operations;
@@ -102,17 +110,29 @@ MpiBackend::Works MpiBackend::allreduce_one(at::Tensor& tensor, const c10d::Redu
   at::Tensor buffer = buffer_of(tensor);
   const bool divide = reduce_op == c10d::ReduceOp::AVG;
   const bool same = buffer.is_same(tensor);
+  const MPI_Datatype type = types_.datatype(tensor.scalar_type());
+  const MPI_Op op = types_.op(reduce_op, tensor.scalar_type());
+  const CommThread::Mode how = mode(same && !divide);
   const auto work =
-      under_way<AllreduceOperation>(c10d::OpType::ALLREDUCE, mode(same && !divide), {tensor},
-                                    AllreduceOperation::Options{.buffer = buffer,
-                                                                .type = types_.datatype(tensor.scalar_type()),
-                                                                .op = types_.op(reduce_op, tensor.scalar_type()),
-                                                                .comm = messages_,
-                                                                .rank = rank_,
-                                                                .size = size_,
-                                                                .tag = static_cast<int>(next_tag_++ % tags_),
-                                                                .pool = pool_,
-                                                                .several_hosts = thread_.several_hosts()});
+      board_ ? under_way<SharedAllreduce>(
+                   c10d::OpType::ALLREDUCE, how, {tensor},
+                   SharedAllreduce::Options{
+                       .buffer = buffer,
+                       .type = type,
+                       .op = op,
+                       .comm = messages_,
+                       .op_name = static_cast<int32_t>(static_cast<c10d::ReduceOp::RedOpType>(reduce_op)),
+                       .board = board_})
+             : under_way<AllreduceOperation>(c10d::OpType::ALLREDUCE, how, {tensor},
+                                             AllreduceOperation::Options{.buffer = buffer,
+                                                                         .type = type,
+                                                                         .op = op,
+                                                                         .comm = messages_,
+                                                                         .rank = rank_,
+                                                                         .size = size_,
+                                                                         .tag = static_cast<int>(next_tag_++ % tags_),
+                                                                         .pool = pool_,
+                                                                         .several_hosts = thread_.several_hosts()});
   if ((divide || !same) && work->isSuccess()) {
     if (divide) buffer.div_(size_);
     if (!same) tensor.copy_(buffer);

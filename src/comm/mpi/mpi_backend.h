@@ -11,6 +11,7 @@
 
 #include "comm/mpi/allreduce.h"
 #include "comm/mpi/types.h"
+#include "comm/shared/board.h"
 #include "world/comm_thread.h"
 
 namespace lockstep {
@@ -31,13 +32,17 @@ class MpiBackend final : public c10d::Backend {
  public:
   using Works = c10::intrusive_ptr<c10d::Work>;
 
-  /// `comm` carries MPI's own collectives and the caller's messages, `messages` those of our all-reduce.
-  MpiBackend(MPI_Comm comm, MPI_Comm messages, int rank, int size, CommThread& thread);
+  /// `comm` carries MPI's own collectives and the caller's messages, `messages` those of our all-reduce. With `memory`,
+  /// all-reduces go through it in place of messages.
+  MpiBackend(MPI_Comm comm, MPI_Comm messages, int rank, int size, CommThread& thread,
+             const std::shared_ptr<SharedMemory>& memory);
 
   const std::string getBackendName() const override { return "mpi"; }
 
   /// Local. Whether communication goes on beside the caller's computing. Results do not depend on it.
   void set_overlap(bool on) { overlap_ = on; }
+  /// Local. Memory where all-reduces need no copies; null when there is none (left).
+  c10::DataPtr shared_memory(size_t bytes);
   /// Local. Returns when all-reduces and broadcasts under way have ended, well or not: as the Works tell, but without
   /// the time it takes to wake a thread that waits for a future.
   void finish_collectives();
@@ -74,6 +79,7 @@ class MpiBackend final : public c10d::Backend {
   CommThread& thread_;
   MpiTypes types_;
   std::shared_ptr<ScratchPool> pool_ = std::make_shared<ScratchPool>();
+  std::shared_ptr<SharedBoard> board_;
   std::atomic<bool> overlap_ = true;
   std::atomic<uint32_t> next_tag_ = 0;
   uint32_t tags_ = 32767;
