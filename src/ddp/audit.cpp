@@ -8,6 +8,7 @@
 #include <set>
 #include <vector>
 
+#include "ddp/audit_digests.h"
 #include "ddp/gathered.h"
 #include "lockstep/world.h"
 #include "store/digest.h"
@@ -28,8 +29,8 @@ struct Replica {
   }
 };
 
-std::vector<Entry> digests_of(const NamedTensors& state) {
-  std::vector<Entry> entries;
+NamedDigests digests_of(const NamedTensors& state) {
+  NamedDigests entries;
   for (const auto& [name, tensor] : state) entries.emplace_back(name, digest_tensor(tensor));
   return entries;
 }
@@ -138,11 +139,16 @@ AgreedError difference(const std::vector<Replica>& replicas, const std::vector<s
 std::string state_digest(const NamedTensors& state) { return digest_bytes(pack_entries(digests_of(state))); }
 
 std::string audit_replicas(World& world, const NamedTensors& state, int64_t step) {
+  return audit_digests(
+      world, [&] { return digests_of(state); }, step);
+}
+
+std::string audit_digests(World& world, const std::function<NamedDigests()>& digests_of_state, int64_t step) {
   std::string packed;
   std::string mine;  // stays empty when the digest fails, which the others then see without one more collective
   std::exception_ptr failure;
   try {
-    packed = pack_entries(digests_of(state));
+    packed = pack_entries(digests_of_state());
     mine = digest_bytes(packed);
   } catch (...) {
     failure = std::current_exception();

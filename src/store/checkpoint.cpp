@@ -2,13 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <ATen/ops/from_blob.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <map>
+#include <memory>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "lockstep/error.h"
 #include "store/digest.h"
+#include "store/pieces.h"
 
 namespace lockstep {
 namespace {
@@ -83,19 +89,25 @@ std::string checkpoint_bytes(const NamedTensors& tensors, const std::string& sta
   return checkpoint_pieces(tensors, state_json).joined();
 }
 
-SafetensorsPieces checkpoint_pieces(const NamedTensors& tensors, const std::string& state_json) {
+SafetensorsPieces checkpoint_pieces(const NamedTensors& tensors, const std::string& state_json,
+                                    const std::vector<std::string>& known) {
   NamedTensors flat;
+  std::size_t size = 0;
   auto digests = nlohmann::json::object();
-  for (const auto& [name, tensor] : tensors) {
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const auto& [name, tensor] = tensors[i];
     flat.emplace_back(name, flat_on_host(name, tensor));
-    digests[name] = digest_bytes(data_of(flat.back().second));
+    size += flat.back().second.nbytes();
+    digests[name] = known.empty() ? digest_bytes(data_of(flat.back().second)) : known.at(i);
   }
   const auto replace = nlohmann::json::error_handler_t::replace;  // safetensors_pieces refuses names that are not UTF-8
-  SafetensorsPieces pieces = safetensors_pieces(flat, {{"format", "pt"},
-                                                       {std::string(kFormat), std::string(kOurFormat)},
-                                                       {std::string(kState), state_json},
-                                                       {std::string(kTensors), digests.dump(-1, ' ', false, replace)},
-                                                       {std::string(kDigest), std::string(kDigits, '0')}});
+  SafetensorsPieces pieces = safetensors_pieces(flat,
+                                                {{"format", "pt"},
+                                                 {std::string(kFormat), std::string(kOurFormat)},
+                                                 {std::string(kState), state_json},
+                                                 {std::string(kTensors), digests.dump(-1, ' ', false, replace)},
+                                                 {std::string(kDigest), std::string(kDigits, '0')}},
+                                                size >= Pieces::kDirectFrom ? Pieces::kAlignment : 8);
   const auto digits = place_of_digits(pieces.header);
   if (!digits) {
     throw Error(ExitCode::internal, fmt::format("a tensor of a checkpoint has {} in its name", kDigest),
@@ -103,6 +115,24 @@ SafetensorsPieces checkpoint_pieces(const NamedTensors& tensors, const std::stri
   }
   pieces.header.replace(*digits, kDigits, digest_of_header(pieces.header, *digits));
   return pieces;
+}
+
+NamedTensors checkpoint_memory(const NamedTensors& tensors) {
+  std::size_t size = 0;
+  for (const auto& [name, tensor] : tensors) size += tensor.nbytes();
+  const std::shared_ptr<char> memory(
+      static_cast<char*>(std::aligned_alloc(Pieces::kAlignment, (size / Pieces::kAlignment + 1) * Pieces::kAlignment)),
+      [](char* bytes) { std::free(bytes); });
+  if (!memory) throw std::bad_alloc();
+  NamedTensors views = tensors;
+  std::size_t used = 0;
+  for (const std::size_t i : order_of_data(tensors)) {
+    const at::Tensor& tensor = tensors[i].second;
+    views[i].second = at::from_blob(
+        memory.get() + used, tensor.sizes(), [memory](void*) {}, at::TensorOptions(tensor.scalar_type()));
+    used += tensor.nbytes();
+  }
+  return views;
 }
 
 Checkpoint read_checkpoint(std::string_view bytes) {

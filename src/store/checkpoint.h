@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "lockstep/weights.h"
 #include "store/safetensors.h"
@@ -24,8 +25,13 @@ struct Checkpoint {
 /// Error (internal) as safetensors_bytes does.
 std::string checkpoint_bytes(const NamedTensors& tensors, const std::string& state_json);
 
-/// The same bytes where they are.
-SafetensorsPieces checkpoint_pieces(const NamedTensors& tensors, const std::string& state_json);
+/// The same bytes where they are. `digests` has digest_bytes of each tensor's data, or nothing.
+SafetensorsPieces checkpoint_pieces(const NamedTensors& tensors, const std::string& state_json,
+                                    const std::vector<std::string>& digests = {});
+
+/// Memory for copies of such tensors, in the host's and not initialised. The data of a checkpoint of these copies lies
+/// in one piece, from a page on, as it does in the file when that is large: it goes to the disk without another copy.
+NamedTensors checkpoint_memory(const NamedTensors& tensors);
 
 /// Verifies every byte before a tensor is copied. The tensors own their memory. Throws Malformed saying which part does
 /// not verify.

@@ -25,7 +25,10 @@ CheckpointWriter::~CheckpointWriter() {
 void CheckpointWriter::submit(Job job) {
   {
     const std::lock_guard lock(mutex_);
-    if (waiting_) outcomes_.push_back({.step = waiting_->step, .path = {}, .skipped = true});
+    if (waiting_) {
+      outcomes_.push_back(
+          {.step = waiting_->step, .path = {}, .tensors = std::move(waiting_->tensors), .skipped = true});
+    }
     waiting_ = std::move(job);
   }
   changed_.notify_all();
@@ -48,11 +51,12 @@ void CheckpointWriter::loop() {
     changed_.wait(lock, [this] { return waiting_ || stop_; });
     if (!waiting_) return;
     {
-      const Job job = std::move(*waiting_);
+      Job job = std::move(*waiting_);
       waiting_.reset();
       writing_ = true;
       lock.unlock();
       Outcome outcome = write(job);
+      outcome.tensors = std::move(job.tensors);
       lock.lock();
       outcomes_.push_back(std::move(outcome));
     }
@@ -70,7 +74,7 @@ CheckpointWriter::Outcome CheckpointWriter::write(const Job& job) {
   try {
     make_folder(options_.folder);
     for (const std::string& file : job.sync) sync_file(file);
-    const SafetensorsPieces checkpoint = checkpoint_pieces(job.tensors, job.state);
+    const SafetensorsPieces checkpoint = checkpoint_pieces(job.tensors, job.state, job.digests);
     const std::vector<std::string_view> pieces = checkpoint.views();
     for (const std::string_view piece : pieces) outcome.bytes += static_cast<int64_t>(piece.size());
     write_durably(outcome.path, pieces, [&](WriteStage stage) {

@@ -40,7 +40,8 @@ class CheckpointWriter {
 
   struct Job {
     int64_t step = 0;
-    NamedTensors tensors;  ///< on the host, and nobody else's
+    NamedTensors tensors;                   ///< on the host, and nobody else's
+    std::vector<std::string> digests = {};  ///< as checkpoint_pieces takes them
     std::string state;
     std::vector<std::string> sync = {};
     std::set<int64_t> keep_besides = {};  ///< steps
@@ -51,6 +52,7 @@ class CheckpointWriter {
     std::string path;
     int64_t bytes = 0;
     double seconds = 0;
+    NamedTensors tensors = {};        ///< the job's, given back
     std::optional<Error> error = {};  ///< why there is no such file, or why what followed failed
     bool skipped = false;             ///< a newer one came before this one's turn
   };

@@ -32,8 +32,12 @@ std::string digest_tensor(const at::Tensor& tensor) {
   const at::Tensor flat = row_major(tensor);
   const std::string_view elements(flat.nbytes() > 0 ? static_cast<const char*>(flat.const_data_ptr()) : "",
                                   flat.nbytes());
-  return digest_bytes(fmt::format("{} [{}] {}", c10::toString(flat.scalar_type()), fmt::join(flat.sizes(), ", "),
-                                  digest_bytes(elements)));
+  return digest_tensor(flat, digest_bytes(elements));
+}
+
+std::string digest_tensor(const at::Tensor& tensor, const std::string& digest_of_bytes) {
+  return digest_bytes(
+      fmt::format("{} [{}] {}", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "), digest_of_bytes));
 }
 
 }  // namespace lockstep

@@ -17,4 +17,7 @@ std::string digest_bytes(std::string_view bytes);
 /// copied to the host. Throws Error (ExitCode::internal) when it is not dense.
 std::string digest_tensor(const at::Tensor& tensor);
 
+/// The same for a row-major tensor whose bytes' digest is known.
+std::string digest_tensor(const at::Tensor& tensor, const std::string& digest_of_bytes);
+
 }  // namespace lockstep

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -53,16 +54,33 @@ bool Pieces::write_direct(int descriptor, std::size_t& count) {
   if (!block_) block_.reset(static_cast<char*>(std::aligned_alloc(kAlignment, kBlock)));
   direct_ = block_ && set_direct(descriptor, true);
   while (direct_ && count >= kAlignment) {
-    const std::size_t part = std::min(count, kBlock) / kAlignment * kAlignment;
-    copy(block_.get(), part);
-    const ssize_t written = some([&] { return ::write(descriptor, block_.get(), part); });
+    const std::string_view part = next_aligned(count);
+    const ssize_t written = some([&] { return ::write(descriptor, part.data(), part.size()); });
     if (written < 0 && errno != EINVAL) return false;
     const auto done = static_cast<std::size_t>(std::max<ssize_t>(written, 0));
     drop(done);
     count -= done;
-    direct_ = done == part;
+    direct_ = done == part.size();
   }
   return set_direct(descriptor, false);
+}
+
+// From where they are, if they are there as the disk wants them, else from the block: up to its end, or to where what
+// follows is so again.
+std::string_view Pieces::next_aligned(std::size_t most) {
+  const auto on_boundary = [](std::string_view piece) {
+    return reinterpret_cast<std::uintptr_t>(piece.data()) % kAlignment == 0 && piece.size() >= kAlignment;
+  };
+  const std::string_view first = left_[first_];
+  if (on_boundary(first)) return first.substr(0, std::min({first.size(), most, kMostAtOnce}) / kAlignment * kAlignment);
+  std::size_t part = std::min(most, kBlock) / kAlignment * kAlignment;
+  std::size_t end = 0;
+  for (std::size_t i = first_; i + 1 < left_.size() && end < part; ++i) {
+    end += left_[i].size();
+    if (end < part && end % kAlignment == 0 && on_boundary(left_[i + 1])) part = end;
+  }
+  copy(block_.get(), part);
+  return {block_.get(), part};
 }
 
 bool Pieces::write_from_places(int descriptor, std::size_t count) {

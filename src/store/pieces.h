@@ -30,6 +30,7 @@ class Pieces {
 
  private:
   bool write_direct(int descriptor, std::size_t& count);
+  std::string_view next_aligned(std::size_t most);
   bool write_from_places(int descriptor, std::size_t count);
   void copy(char* to, std::size_t count);
   void drop(std::size_t count);

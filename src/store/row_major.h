@@ -9,7 +9,7 @@ namespace lockstep {
 /// Tensor::contiguous, but several times as fast for channels_last.
 at::Tensor row_major(const at::Tensor& tensor);
 
-/// The same, and always a copy.
-at::Tensor row_major_copy(const at::Tensor& tensor);
+/// The same, and always a copy: in `memory`, a tensor of nobody else's, where that has the same sizes and type.
+at::Tensor row_major_copy(const at::Tensor& tensor, const at::Tensor& memory = {});
 
 }  // namespace lockstep

@@ -10,6 +10,7 @@
 #include <bit>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 #include <unordered_set>
 
@@ -25,7 +26,6 @@ static_assert(std::endian::native == std::endian::little,
 
 constexpr uint64_t kLargestHeader = 100'000'000;  // the reference reader's limit
 constexpr std::size_t kLengthSize = 8;
-constexpr std::size_t kAlignment = 8;  // of the data in the file
 
 // The bytes a tensor has by its type and shape. Sizes of 0 count as 1 here first: LibTorch computes strides so.
 uint64_t size_of(const TensorView& tensor) {
@@ -90,7 +90,18 @@ std::string_view data_of(const at::Tensor& flat) {
 
 std::vector<std::string_view> SafetensorsPieces::views() const {
   std::vector<std::string_view> views{header};
-  for (const auto& [name, tensor] : tensors) views.push_back(data_of(tensor));
+  bool behind = false;  // a tensor
+  for (const auto& [name, tensor] : tensors) {
+    const std::string_view data = data_of(tensor);
+    if (data.empty()) continue;
+    std::string_view& last = views.back();
+    if (behind && last.data() + last.size() == data.data()) {
+      last = {last.data(), last.size() + data.size()};
+    } else {
+      views.push_back(data);
+    }
+    behind = true;
+  }
   return views;
 }
 
@@ -108,11 +119,19 @@ std::string safetensors_bytes(const NamedTensors& tensors, const Metadata& metad
   return safetensors_pieces(tensors, metadata).joined();
 }
 
-SafetensorsPieces safetensors_pieces(const NamedTensors& tensors, const Metadata& metadata) {
-  NamedTensors ordered;
-  for (const auto& [name, tensor] : tensors) ordered.emplace_back(name, flat_on_host(name, tensor));
-  std::stable_sort(ordered.begin(), ordered.end(),
-                   [](const auto& a, const auto& b) { return a.second.element_size() > b.second.element_size(); });
+std::vector<std::size_t> order_of_data(const NamedTensors& tensors) {
+  std::vector<std::size_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return tensors[a].second.element_size() > tensors[b].second.element_size();
+  });
+  return order;
+}
+
+SafetensorsPieces safetensors_pieces(const NamedTensors& tensors, const Metadata& metadata, std::size_t alignment) {
+  NamedTensors flat, ordered;
+  for (const auto& [name, tensor] : tensors) flat.emplace_back(name, flat_on_host(name, tensor));
+  for (const std::size_t i : order_of_data(flat)) ordered.push_back(flat[i]);
 
   Keys texts, names;
   std::string header(kLengthSize, '\0');
@@ -129,7 +148,7 @@ SafetensorsPieces safetensors_pieces(const NamedTensors& tensors, const Metadata
     begin = end;
   }
   header += "}";
-  header.append((kAlignment - header.size() % kAlignment) % kAlignment, ' ');
+  header.append((alignment - header.size() % alignment) % alignment, ' ');
   const uint64_t length = header.size() - kLengthSize;
   if (length > kLargestHeader) {
     throw Error(ExitCode::internal, "the header of a safetensors file would be larger than 100 MB",

@@ -33,13 +33,16 @@ struct SafetensorsPieces {
   std::string header;    ///< its eight length bytes, its text and its padding
   NamedTensors tensors;  ///< dense, on the host, in the order of their bytes
 
-  /// In the order of the file; they live as long as this.
+  /// In the order of the file; they live as long as this. Tensors that lie one behind the other are one piece.
   std::vector<std::string_view> views() const;
   std::string joined() const;
 };
 
-/// Throws as safetensors_bytes does.
-SafetensorsPieces safetensors_pieces(const NamedTensors& tensors, const Metadata& metadata);
+/// The data begins at a multiple of `alignment`, which is one of 8. Throws as safetensors_bytes does.
+SafetensorsPieces safetensors_pieces(const NamedTensors& tensors, const Metadata& metadata, std::size_t alignment = 8);
+
+/// In the order of the data of a file: each tensor's place in `tensors`.
+std::vector<std::size_t> order_of_data(const NamedTensors& tensors);
 
 /// Tensors that own their memory, in the order of their bytes. Format: huggingface/safetensors, README.md, and no laxer
 /// than its reader: a header of at most 100 MB, no name twice, and data without a hole or overlap up to the file's end.

@@ -4,11 +4,13 @@
 
 #include <utility>
 
+#include "ddp/audit_digests.h"
 #include "lockstep/audit.h"
 #include "lockstep/world.h"
 #include "optim/optimizer.h"
 #include "store/checkpoint.h"
 #include "store/checkpoint_writer.h"
+#include "store/digest.h"
 #include "store/row_major.h"
 #include "train/fault.h"
 #include "train/gradients.h"
@@ -46,30 +48,46 @@ void Saver::audit(const NamedTensors& replica, int64_t step) {
 void Saver::checkpoint(RunState state) {
   sync();
   NamedTensors copies = replica_state(my_.net, my_.optimizer);
-  if (my_.log != nullptr) {
-    for (auto& [name, tensor] : copies) tensor = row_major_copy(tensor);
-  }
-  audit(copies, state.step);  // of what will be written, where it is
   last_step_ = state.step;
   if (my_.log == nullptr) {
+    audit(copies, state.step);
     my_.fault.at(Fault::Point::checkpoint);
     my_.fault.at(Fault::Point::commit);
     return;
   }
+  // Fresh memory would cost page faults here, and change where the next steps find theirs.
+  NamedTensors memory = std::exchange(memory_, {});
+  if (memory.size() != copies.size()) memory = checkpoint_memory(copies);
+  // What will be written is what is audited, and each tensor's digest is made while it is in the cache.
+  std::vector<std::string> digests;
+  NamedDigests replica;
+  for (size_t i = 0; i < copies.size(); ++i) {
+    auto& [name, tensor] = copies[i];
+    tensor = row_major_copy(tensor, memory[i].second);
+    digests.push_back(digest_bytes(data_of(tensor)));
+    replica.emplace_back(name, digest_tensor(tensor, digests.back()));
+  }
+  if (my_.settings.ddp_audit_every > 0)
+    audit_digests(
+        my_.world, [&] { return replica; }, state.step);
   const std::size_t of_net = state_dict(my_.net).size();
   for (std::size_t i = 0; i < copies.size(); ++i) {
     copies[i].first.insert(0, i < of_net ? kModelPrefix : kOptimizerPrefix);
   }
   state.logs = my_.log->positions();
-  CheckpointWriter::Job job{
-      .step = state.step, .tensors = std::move(copies), .state = state.to_json(), .sync = my_.log->files()};
+  CheckpointWriter::Job job{.step = state.step,
+                            .tensors = std::move(copies),
+                            .digests = std::move(digests),
+                            .state = state.to_json(),
+                            .sync = my_.log->files()};
   if (state.best) job.keep_besides.insert(state.best->step);
   writer_->submit(std::move(job));
 }
 
 void Saver::report() {
   if (!writer_) return;
-  for (const CheckpointWriter::Outcome& outcome : writer_->outcomes()) {
+  for (CheckpointWriter::Outcome& outcome : writer_->outcomes()) {
+    memory_ = std::move(outcome.tensors);
     if (outcome.skipped) {
       my_.log->warning(fmt::format("the checkpoint of step {} was left out: the disk is slower than checkpoint.every_*",
                                    outcome.step));

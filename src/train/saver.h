@@ -65,6 +65,7 @@ class Saver {
 
   Parts my_;
   std::unique_ptr<CheckpointWriter> writer_;
+  NamedTensors memory_;  // of a copy that is written, for the next
   std::string last_good_;
   int64_t last_step_ = -1;
   int64_t durable_step_ = -1;

@@ -15,6 +15,7 @@
 #include "lockstep/model.h"
 #include "lockstep/net.h"
 #include "store/digest.h"
+#include "store/row_major.h"
 
 namespace lockstep {
 namespace {
@@ -88,6 +89,29 @@ TEST(Checkpoint, GivesBackTensorsAndState) {
 
 TEST(Checkpoint, TheSameStateGivesTheSameBytes) {
   EXPECT_EQ(checkpoint_bytes(small(), kState), checkpoint_bytes(small(), kState));
+}
+
+TEST(Checkpoint, OfCopiesInItsOwnMemoryIsAHeaderAndOnePiece) {
+  NamedTensors tensors = small();
+  for (const int64_t elements : {3, 1'500'000}) {  // below and above what goes past the kernel's cache
+    tensors.emplace_back("half" + std::to_string(elements), at::randn_like(at::ones({3})).to(at::kHalf));
+    tensors.emplace_back("large" + std::to_string(elements), at::randn_like(at::ones({elements})));
+    NamedTensors copies = checkpoint_memory(tensors);
+    ASSERT_EQ(copies.size(), tensors.size());
+    std::vector<std::string> digests;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      EXPECT_EQ(copies[i].first, tensors[i].first);
+      const at::Tensor copy = row_major_copy(tensors[i].second, copies[i].second);
+      EXPECT_TRUE(copy.is_same(copies[i].second)) << copies[i].first;
+      digests.push_back(digest_bytes(data_of(copy)));
+    }
+    const SafetensorsPieces pieces = checkpoint_pieces(copies, kState, digests);
+    EXPECT_EQ(pieces.joined(), checkpoint_bytes(tensors, kState));
+    ASSERT_EQ(pieces.views().size(), 2u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(pieces.views()[1].data()) % 4096, 0u);
+    EXPECT_EQ(pieces.header.size() % (elements > 3 ? 4096 : 8), 0u);
+    EXPECT_EQ(problem_of(pieces.joined()), "none");
+  }
 }
 
 TEST(Checkpoint, IsASafetensorsFileThatKnowsItself) {

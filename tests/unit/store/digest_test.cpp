@@ -8,6 +8,7 @@
 
 #include "../expect_error.h"
 #include "lockstep/audit.h"
+#include "store/row_major.h"
 
 namespace lockstep {
 namespace {
@@ -67,6 +68,20 @@ TEST(Digest, StridesDoNotCount) {
   EXPECT_EQ(digest_tensor(at::cat({rows, rows}, 3).narrow(3, 7, 7)), expected);
   EXPECT_EQ(digest_tensor(rows.clone().requires_grad_()), expected);
   EXPECT_NE(digest_tensor(rows.transpose(1, 3)), expected);
+}
+
+TEST(RowMajorCopy, IsMadeInTheMemoryThatFits) {
+  const at::Tensor rows = at::arange(210, at::kFloat).reshape({2, 3, 5, 7});
+  for (const at::Tensor& values : {rows, rows.contiguous(at::MemoryFormat::ChannelsLast), rows.transpose(0, 1)}) {
+    const at::Tensor memory = at::zeros(values.sizes());
+    EXPECT_TRUE(row_major_copy(values, memory).is_same(memory));
+    EXPECT_TRUE(at::equal(memory, values));
+    for (const at::Tensor& other : {at::zeros({210}), at::zeros(values.sizes(), at::kDouble), values}) {
+      const at::Tensor copy = row_major_copy(values, other.is_same(values) ? at::Tensor() : other);
+      EXPECT_TRUE(at::equal(copy, values) && copy.is_contiguous() && !copy.is_alias_of(values));
+      EXPECT_FALSE(copy.is_same(other));
+    }
+  }
 }
 
 TEST(Digest, PendingConjugationIsCarriedOut) {

@@ -3,12 +3,16 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -74,6 +78,49 @@ TEST(WriteDurably, WritesPiecesOneAfterTheOther) {
   EXPECT_TRUE(bytes_of(folder / "file") == whole);
   write_durably(folder / "file", std::vector<std::string_view>{});
   EXPECT_EQ(bytes_of(folder / "file"), "");
+}
+
+// How many of a file's pages the kernel has in its cache.
+size_t cached_pages(const std::string& path, size_t size) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY);
+  EXPECT_GE(descriptor, 0);
+  void* const memory = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, 0);
+  ::close(descriptor);
+  EXPECT_NE(memory, MAP_FAILED);
+  std::vector<unsigned char> there((size + 4095) / 4096);
+  EXPECT_EQ(::mincore(memory, size, there.data()), 0);
+  ::munmap(memory, size);
+  return static_cast<size_t>(std::count_if(there.begin(), there.end(), [](unsigned char page) { return page & 1; }));
+}
+
+bool knows_direct_writes(const TemporaryFolder& folder) {
+  const int descriptor = ::open((folder / "probe").c_str(), O_CREAT | O_WRONLY | O_DIRECT, 0600);
+  if (descriptor >= 0) ::close(descriptor);
+  ::unlink((folder / "probe").c_str());
+  return descriptor >= 0;
+}
+
+TEST(WriteDurably, WritesLargePiecesFromWhereTheyArePastTheCache) {
+  TemporaryFolder folder;
+  const size_t size = size_t{6} << 20;
+  const std::unique_ptr<char, decltype(&std::free)> memory(static_cast<char*>(std::aligned_alloc(4096, size)),
+                                                           &std::free);
+  for (size_t i = 0; i < size; ++i) memory.get()[i] = static_cast<char>(i * 2654435761u >> 13);
+  for (const size_t header_size : {0, 100, 4096, 8192, 4097}) {
+    for (const size_t tail_size : {0, 5, 70'000}) {
+      for (const size_t cut : {size_t{0}, size_t{3000}}) {  // where it does not end on a page
+        const std::string header(header_size, 'h'), tail(tail_size, 't');
+        const std::string_view large(memory.get(), size - cut);
+        write_durably(folder / "file", std::vector<std::string_view>{header, large, tail});
+        EXPECT_TRUE(bytes_of(folder / "file") == header + std::string(large) + tail)
+            << header_size << " " << cut << " " << tail_size;
+      }
+    }
+  }
+  if (!knows_direct_writes(folder)) GTEST_SKIP() << "the temporary folder's file system has no O_DIRECT";
+  const std::string header(4096, 'h');
+  write_durably(folder / "new", std::vector<std::string_view>{header, std::string_view(memory.get(), size - 100)});
+  EXPECT_LE(cached_pages(folder / "new", size + 4096 - 100), 1u);
 }
 
 // Files of some megabytes go past the kernel's cache where they can: not in shared memory.
