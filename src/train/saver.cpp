@@ -60,16 +60,21 @@ void Saver::checkpoint(RunState state) {
   if (memory.size() != copies.size()) memory = checkpoint_memory(copies);
   // What will be written is what is audited, and each tensor's digest is made while it is in the cache.
   std::vector<std::string> digests;
-  NamedDigests replica;
-  for (size_t i = 0; i < copies.size(); ++i) {
-    auto& [name, tensor] = copies[i];
-    tensor = row_major_copy(tensor, memory[i].second);
-    digests.push_back(digest_bytes(data_of(tensor)));
-    replica.emplace_back(name, digest_tensor(tensor, digests.back()));
+  const auto copy = [&] {
+    NamedDigests replica;
+    for (size_t i = 0; i < copies.size(); ++i) {
+      auto& [name, tensor] = copies[i];
+      tensor = row_major_copy(tensor, memory[i].second);
+      digests.push_back(digest_bytes(data_of(tensor)));
+      replica.emplace_back(name, digest_tensor(tensor, digests.back()));
+    }
+    return replica;
+  };
+  if (my_.settings.ddp_audit_every > 0) {
+    audit_digests(my_.world, copy, state.step);
+  } else {
+    copy();
   }
-  if (my_.settings.ddp_audit_every > 0)
-    audit_digests(
-        my_.world, [&] { return replica; }, state.step);
   const std::size_t of_net = state_dict(my_.net).size();
   for (std::size_t i = 0; i < copies.size(); ++i) {
     copies[i].first.insert(0, i < of_net ? kModelPrefix : kOptimizerPrefix);

@@ -3,6 +3,9 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdlib>
+#include <string>
+
 #include "lockstep/world.h"
 
 namespace lockstep {
@@ -10,6 +13,13 @@ namespace lockstep {
 World& world();
 
 namespace test {
+
+/// Whether ranks have no memory in common, and should have none.
+inline bool nothing_to_share() {
+  const char* const wish = std::getenv("LOCKSTEP_SHARED_MEMORY");
+  return world().size() == 1 || (wish != nullptr && std::string(wish) == "off");
+}
+inline constexpr const char* kNothingToShare = "one rank, or LOCKSTEP_SHARED_MEMORY=off";
 
 inline int last() { return world().size() - 1; }
 inline bool alone() { return world().size() == 1; }

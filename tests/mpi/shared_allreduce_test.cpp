@@ -19,6 +19,9 @@
 namespace lockstep {
 namespace {
 
+using test::kNothingToShare;
+using test::nothing_to_share;
+
 constexpr int64_t kPieceElements = SharedBoard::kPlaceBytes / 4;
 
 using BackendPointer = c10::intrusive_ptr<MpiBackend>;
@@ -55,7 +58,8 @@ class SharedAllreduceIn : public testing::TestWithParam<Memory> {};
 
 TEST_P(SharedAllreduceIn, HasTheBitsOfMessages) {
   Job job;
-  if (!job.memory) GTEST_SKIP() << "one rank, or no memory to share here";
+  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
+  ASSERT_NE(job.memory, nullptr);
   const BackendPointer messages = by_messages();
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
     for (const int64_t elements : {0L, 1L, 5L, 100L, 1023L, 1025L, 16'384L, 70'001L, 145'498L, kPieceElements,
@@ -73,7 +77,8 @@ TEST_P(SharedAllreduceIn, HasTheBitsOfMessages) {
 
 TEST_P(SharedAllreduceIn, MayBeUnderWayWithManyOthers) {
   Job job;
-  if (!job.memory) GTEST_SKIP() << "one rank, or no memory to share here";
+  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
+  ASSERT_NE(job.memory, nullptr);
   for (const bool overlap : {true, false}) {
     job.backend->set_overlap(overlap);
     std::vector<at::Tensor> tensors;
@@ -95,7 +100,8 @@ TEST_P(SharedAllreduceIn, MayBeUnderWayWithManyOthers) {
 // The others may still read a rank's values when its own sums are made: it must not get them back before.
 TEST_P(SharedAllreduceIn, GivesTheBufferBackWhenNobodyReadsIt) {
   Job job;
-  if (!job.memory) GTEST_SKIP() << "one rank, or no memory to share here";
+  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
+  ASSERT_NE(job.memory, nullptr);
   const at::Tensor tensor = tensor_in(job, GetParam(), at::zeros({150'000}));
   for (int i = 0; i < 200; ++i) {
     tensor.fill_(static_cast<float>(world().rank() + i));
@@ -111,7 +117,8 @@ TEST_P(SharedAllreduceIn, GivesTheBufferBackWhenNobodyReadsIt) {
 // Sums of NaNs, and the larger of a NaN and a number, may be either operand's; the ranks must agree whose.
 TEST_P(SharedAllreduceIn, GivesAllRanksOneNanAndOneZero) {
   Job job;
-  if (!job.memory) GTEST_SKIP() << "one rank, or no memory to share here";
+  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
+  ASSERT_NE(job.memory, nullptr);
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
     for (const auto op : {c10d::ReduceOp::SUM, c10d::ReduceOp::MAX, c10d::ReduceOp::MIN}) {
       for (const int64_t elements : {8, 100'000}) {
@@ -146,7 +153,8 @@ INSTANTIATE_TEST_SUITE_P(Memory, SharedAllreduceIn,
 
 TEST(SharedAllreduce, SaysThatRanksDisagree) {
   Job job;
-  if (!job.memory) GTEST_SKIP() << "one rank, or no memory to share here";
+  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
+  ASSERT_NE(job.memory, nullptr);
   CommThread thread(world().impl().comm, false);
   const BackendPointer broken = backend(thread, job.memory);
   try {
@@ -161,7 +169,8 @@ TEST(SharedAllreduce, SaysThatRanksDisagree) {
 
 TEST(SharedAllreduce, ThatWaitsTooLongNamesTheRank) {
   Job job;
-  if (!job.memory) GTEST_SKIP() << "one rank, or no memory to share here";
+  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
+  ASSERT_NE(job.memory, nullptr);
   CommThread thread(world().impl().comm, false);
   thread.set_deadline(0.2);
   const BackendPointer late = backend(thread, job.memory);
@@ -180,7 +189,8 @@ TEST(SharedAllreduce, ThatWaitsTooLongNamesTheRank) {
 
 TEST(SharedMemory, IsGivenOutAgainAndOutlivesItsMaker) {
   std::shared_ptr<SharedMemory> memory = SharedMemory::make(world());
-  if (!memory) GTEST_SKIP() << "one rank, or no memory to share here";
+  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
+  ASSERT_NE(memory, nullptr);
   const char* const mine = memory->mine();
   c10::DataPtr first = memory->take(10'000);
   c10::DataPtr second = memory->take(1);

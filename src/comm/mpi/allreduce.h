@@ -9,15 +9,10 @@
 #include <mutex>
 #include <vector>
 
+#include "comm/range.h"
 #include "world/comm_thread.h"
 
 namespace lockstep {
-
-/// Elements [first, first + count) of a buffer.
-struct Range {
-  int64_t first = 0;
-  int64_t count = 0;
-};
 
 /// A part of the buffer on its way to or from another rank.
 struct Message {

@@ -202,7 +202,7 @@ bool SharedAllreduce::all_are_at(uint64_t number, uint64_t step) const {
   return true;
 }
 
-SharedAllreduce::Range SharedAllreduce::part(const Piece& piece, int rank) const {
+Range SharedAllreduce::part(const Piece& piece, int rank) const {
   const auto begin = [&](int64_t of) {
     const int64_t first = piece.range.count * of / size_;
     return of < size_ && piece.range.count > size_ * kAlignedElements ? first - first % kAlignedElements : first;
@@ -210,7 +210,7 @@ SharedAllreduce::Range SharedAllreduce::part(const Piece& piece, int rank) const
   return {begin(rank), begin(rank + 1) - begin(rank)};
 }
 
-SharedAllreduce::Range SharedAllreduce::block(const Range& range, int64_t index) const {
+Range SharedAllreduce::block(const Range& range, int64_t index) const {
   return {range.first + index * block_, std::min(block_, range.count - index * block_)};
 }
 

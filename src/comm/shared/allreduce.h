@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/range.h"
 #include "comm/shared/board.h"
 #include "world/comm_thread.h"
 
@@ -36,10 +37,6 @@ class SharedAllreduce : public MpiOperation {
   std::string waits_for() const override;
 
  private:
-  struct Range {
-    int64_t first = 0;
-    int64_t count = 0;
-  };
   struct Piece {
     uint64_t number = 0;
     Range range;
