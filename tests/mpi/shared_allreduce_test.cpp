@@ -167,6 +167,22 @@ TEST(SharedAllreduce, SaysThatRanksDisagree) {
   }
 }
 
+TEST(SharedAllreduce, SaysSoWhenOnlyALaterPieceIsMissing) {
+  Job job;
+  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
+  ASSERT_NE(job.memory, nullptr);
+  CommThread thread(world().impl().comm, false);
+  thread.set_deadline(5);
+  const BackendPointer broken = backend(thread, job.memory);
+  const int64_t elements = kPieceElements + (test::last() == world().rank() ? 8 : 0);
+  try {
+    sum(broken, at::zeros({elements}))->wait();
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::internal) << error.what();
+  }
+}
+
 TEST(SharedAllreduce, ThatWaitsTooLongNamesTheRank) {
   Job job;
   if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
