@@ -282,6 +282,8 @@ class ScalingTest(LockstepTest):
                 self.assertGreater(min(ours, together, alone), 0)
                 self.assertAlmostEqual(row["of_together"]["median"], ours / together)
                 self.assertAlmostEqual(row["of_alone"]["median"], ours / (alone * row["ranks"]))
+                met = row["if_they_met"]["median"]  # one job waits for nobody, and two jobs at most half of their time
+                self.assertTrue(met == 1 if row["ranks"] == 1 else 0.5 <= met < 1, met)
                 self.assertGreater(min(row["phases_ms"][name] for name in ("data", "forward", "backward", "optimizer")), 0)
         self.assertIn("% ", result.stdout)
         self.assertEqual(len(xml.etree.ElementTree.parse(files["svg"]).findall(".//{*}path[@class='curve0']")), 2)  # the curve, and its name
