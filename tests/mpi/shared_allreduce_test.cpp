@@ -19,9 +19,6 @@
 namespace lockstep {
 namespace {
 
-using test::kNothingToShare;
-using test::nothing_to_share;
-
 constexpr int64_t kPieceElements = SharedBoard::kPlaceBytes / 4;
 
 using BackendPointer = c10::intrusive_ptr<MpiBackend>;
@@ -54,12 +51,19 @@ c10::intrusive_ptr<c10d::Work> sum(const BackendPointer& backend, const at::Tens
   return backend->allreduce(tensors, c10d::AllreduceOptions());
 }
 
-class SharedAllreduceIn : public testing::TestWithParam<Memory> {};
+class SharedAllreduceTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (test::nothing_to_share()) GTEST_SKIP() << test::kNothingToShare;
+    ASSERT_NE(job.memory, nullptr);
+  }
+
+  Job job;
+};
+
+class SharedAllreduceIn : public SharedAllreduceTest, public testing::WithParamInterface<Memory> {};
 
 TEST_P(SharedAllreduceIn, HasTheBitsOfMessages) {
-  Job job;
-  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
-  ASSERT_NE(job.memory, nullptr);
   const BackendPointer messages = by_messages();
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
     for (const int64_t elements : {0L, 1L, 5L, 100L, 1023L, 1025L, 16'384L, 70'001L, 145'498L, kPieceElements,
@@ -76,9 +80,6 @@ TEST_P(SharedAllreduceIn, HasTheBitsOfMessages) {
 }
 
 TEST_P(SharedAllreduceIn, MayBeUnderWayWithManyOthers) {
-  Job job;
-  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
-  ASSERT_NE(job.memory, nullptr);
   for (const bool overlap : {true, false}) {
     job.backend->set_overlap(overlap);
     std::vector<at::Tensor> tensors;
@@ -99,9 +100,6 @@ TEST_P(SharedAllreduceIn, MayBeUnderWayWithManyOthers) {
 
 // The others may still read a rank's values when its own sums are made: it must not get them back before.
 TEST_P(SharedAllreduceIn, GivesTheBufferBackWhenNobodyReadsIt) {
-  Job job;
-  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
-  ASSERT_NE(job.memory, nullptr);
   const at::Tensor tensor = tensor_in(job, GetParam(), at::zeros({150'000}));
   for (int i = 0; i < 200; ++i) {
     tensor.fill_(static_cast<float>(world().rank() + i));
@@ -116,9 +114,6 @@ TEST_P(SharedAllreduceIn, GivesTheBufferBackWhenNobodyReadsIt) {
 
 // Sums of NaNs, and the larger of a NaN and a number, may be either operand's; the ranks must agree whose.
 TEST_P(SharedAllreduceIn, GivesAllRanksOneNanAndOneZero) {
-  Job job;
-  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
-  ASSERT_NE(job.memory, nullptr);
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
     for (const auto op : {c10d::ReduceOp::SUM, c10d::ReduceOp::MAX, c10d::ReduceOp::MIN}) {
       for (const int64_t elements : {8, 100'000}) {
@@ -151,10 +146,7 @@ std::string name_of(const testing::TestParamInfo<Memory>& test) {
 INSTANTIATE_TEST_SUITE_P(Memory, SharedAllreduceIn,
                          testing::Values(Memory::own, Memory::shared, Memory::shared_on_rank_0), name_of);
 
-TEST(SharedAllreduce, SaysThatRanksDisagree) {
-  Job job;
-  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
-  ASSERT_NE(job.memory, nullptr);
+TEST_F(SharedAllreduceTest, SaysThatRanksDisagree) {
   CommThread thread(world().impl().comm, false);
   const BackendPointer broken = backend(thread, job.memory);
   try {
@@ -167,10 +159,7 @@ TEST(SharedAllreduce, SaysThatRanksDisagree) {
   }
 }
 
-TEST(SharedAllreduce, SaysSoWhenOnlyALaterPieceIsMissing) {
-  Job job;
-  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
-  ASSERT_NE(job.memory, nullptr);
+TEST_F(SharedAllreduceTest, SaysSoWhenOnlyALaterPieceIsMissing) {
   CommThread thread(world().impl().comm, false);
   thread.set_deadline(5);
   const BackendPointer broken = backend(thread, job.memory);
@@ -183,10 +172,7 @@ TEST(SharedAllreduce, SaysSoWhenOnlyALaterPieceIsMissing) {
   }
 }
 
-TEST(SharedAllreduce, ThatWaitsTooLongNamesTheRank) {
-  Job job;
-  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
-  ASSERT_NE(job.memory, nullptr);
+TEST_F(SharedAllreduceTest, ThatWaitsTooLongNamesTheRank) {
   CommThread thread(world().impl().comm, false);
   thread.set_deadline(0.2);
   const BackendPointer late = backend(thread, job.memory);
@@ -205,7 +191,7 @@ TEST(SharedAllreduce, ThatWaitsTooLongNamesTheRank) {
 
 TEST(SharedMemory, IsGivenOutAgainAndOutlivesItsMaker) {
   std::shared_ptr<SharedMemory> memory = SharedMemory::make(world());
-  if (nothing_to_share()) GTEST_SKIP() << kNothingToShare;
+  if (test::nothing_to_share()) GTEST_SKIP() << test::kNothingToShare;
   ASSERT_NE(memory, nullptr);
   const char* const mine = memory->mine();
   c10::DataPtr first = memory->take(10'000);
