@@ -1,4 +1,4 @@
-// Max-pooling over 2x2 windows, faster than LibTorch's where images are channels_last on a CPU.
+// Max-pooling over 2x2 windows, faster than LibTorch's on a CPU.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,13 +8,13 @@
 namespace lockstep {
 
 /// images: float32 or bfloat16 [n, c, h, w], h and w at least 2 → [n, c, h/2, w/2], the largest value of each window
-/// (an odd last row or column belongs to none): at::max_pool2d(images, 2), bit for bit, and its gradient, but for
-/// the sign of zeros: of equal values the first of a window (row by row) gets it, and a NaN wins.
+/// (an odd last row or column belongs to none): at::max_pool2d(images, 2), bit for bit, and its gradient: of equal
+/// values the first of a window (row by row) gets it, and a NaN wins.
 ///
-/// Dense channels_last images on a CPU go through kernels of our own, chosen by what the processor can do (AVX-512,
-/// AVX2, or neither); they keep one byte an output for backward, where LibTorch keeps eight. Everything else goes to
-/// at::max_pool2d. Memory format and dtype stay as they are. Local; any thread. Our kernels have no second derivative:
-/// backward with create_graph throws c10::Error.
+/// Dense images on a CPU, contiguous or channels_last, go through kernels of our own, chosen by what the processor can
+/// do (AVX-512, AVX2, or neither); they keep one byte an output for backward, where LibTorch keeps eight. Everything
+/// else goes to at::max_pool2d. Memory format and dtype stay as they are. Local; any thread. Our kernels have no second
+/// derivative: backward with create_graph throws c10::Error.
 at::Tensor max_pool2x2(const at::Tensor& images);
 
 /// The same as a module without parameters, for torch::nn::Sequential.

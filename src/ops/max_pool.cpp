@@ -17,9 +17,14 @@ namespace {
 // Values that a thread takes at least.
 constexpr int64_t kGrain = 1 << 16;
 
+// Of images whose pixels lie side by side, each with its channels; of contiguous images each channel is one of one.
 struct Shape {
-  explicit Shape(at::IntArrayRef sizes)
-      : images(sizes[0]), channels(sizes[1]), height(sizes[2]), width(sizes[3]), out_height(height / 2) {}
+  Shape(at::IntArrayRef sizes, bool contiguous)
+      : images(contiguous ? sizes[0] * sizes[1] : sizes[0]),
+        channels(contiguous ? 1 : sizes[1]),
+        height(sizes[2]),
+        width(sizes[3]),
+        out_height(height / 2) {}
   int64_t row() const { return width * channels; }
   int64_t out_pixels() const { return width / 2; }
   int64_t out_row() const { return out_pixels() * channels; }
@@ -42,7 +47,7 @@ void each_out_row(const Shape& shape, const Work& work) {
 template <typename Bits>
 void forward(const at::Tensor& images, at::Tensor& out, at::Tensor& winners) {
   static const PoolKernels<Bits> kernels = pool_kernels<Bits>(best_processor());
-  const Shape shape(images.sizes());
+  const Shape shape(images.sizes(), images.is_contiguous());
   const auto* from = static_cast<const Bits*>(images.const_data_ptr());
   auto* to = static_cast<Bits*>(out.mutable_data_ptr());
   auto* winner = winners.mutable_data_ptr<uint8_t>();
@@ -56,7 +61,7 @@ void forward(const at::Tensor& images, at::Tensor& out, at::Tensor& winners) {
 template <typename Bits>
 void backward(const at::Tensor& gradient, const at::Tensor& winners, at::Tensor& of_images) {
   static const PoolKernels<Bits> kernels = pool_kernels<Bits>(best_processor());
-  const Shape shape(of_images.sizes());
+  const Shape shape(of_images.sizes(), of_images.is_contiguous());
   const auto* from = static_cast<const Bits*>(gradient.const_data_ptr());
   const auto* winner = winners.const_data_ptr<uint8_t>();
   auto* to = static_cast<Bits*>(of_images.mutable_data_ptr());
@@ -70,23 +75,24 @@ void backward(const at::Tensor& gradient, const at::Tensor& winners, at::Tensor&
 bool ours(const at::Tensor& images) {
   return images.device().is_cpu() && images.layout() == at::kStrided && images.dim() == 4 &&
          (images.scalar_type() == at::kFloat || images.scalar_type() == at::kBFloat16) && images.numel() > 0 &&
-         images.size(2) >= 2 && images.size(3) >= 2 && !images.is_contiguous() &&
-         images.is_contiguous(at::MemoryFormat::ChannelsLast);
+         images.size(2) >= 2 && images.size(3) >= 2 &&
+         (images.is_contiguous() || images.is_contiguous(at::MemoryFormat::ChannelsLast));
 }
 
 class Pool : public torch::autograd::Function<Pool> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& images) {
     const std::vector<int64_t> sizes = {images.size(0), images.size(1), images.size(2) / 2, images.size(3) / 2};
-    at::Tensor out = at::empty(sizes, images.options().memory_format(at::MemoryFormat::ChannelsLast));
-    at::Tensor winners =
-        at::empty(sizes, images.options().dtype(at::kByte).memory_format(at::MemoryFormat::ChannelsLast));
+    const at::MemoryFormat format = images.suggest_memory_format();
+    at::Tensor out = at::empty(sizes, images.options().memory_format(format));
+    at::Tensor winners = at::empty(sizes, images.options().dtype(at::kByte).memory_format(format));
     if (images.scalar_type() == at::kFloat) {
       lockstep::forward<uint32_t>(images, out, winners);
     } else {
       lockstep::forward<uint16_t>(images, out, winners);
     }
     context->saved_data["sizes"] = images.sizes();
+    context->saved_data["format"] = format;
     context->save_for_backward({winners});
     return out;
   }
@@ -96,8 +102,9 @@ class Pool : public torch::autograd::Function<Pool> {
     TORCH_CHECK(!c10::GradMode::is_enabled(), "lockstep::max_pool2x2 has no second derivative");
     const at::Tensor winners = context->get_saved_variables()[0];
     const std::vector<int64_t> sizes = context->saved_data["sizes"].toIntVector();
-    const at::Tensor gradient = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
-    at::Tensor of_images = at::empty(sizes, gradient.options().memory_format(at::MemoryFormat::ChannelsLast));
+    const at::MemoryFormat format = context->saved_data["format"].toMemoryFormat();
+    const at::Tensor gradient = gradients[0].contiguous(format);
+    at::Tensor of_images = at::empty(sizes, gradient.options().memory_format(format));
     // No window has an odd last row or column.
     if (sizes[2] % 2 != 0) of_images.narrow(2, sizes[2] - 1, 1).zero_();
     if (sizes[3] % 2 != 0) of_images.narrow(3, sizes[3] - 1, 1).zero_();

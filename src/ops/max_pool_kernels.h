@@ -10,8 +10,8 @@ namespace lockstep {
 /// Element types: float, and bfloat16 as its bits.
 template <typename Bits>
 struct PoolKernels {
-  /// upper, lower: two rows of inputs, pixels of `channels` values side by side. out, winner: `pixels` outputs of as
-  /// many; winner: 0 to 3, row by row in the window.
+  /// upper, lower: two rows of inputs, pixels of `channels` values side by side (contiguous images have rows of pixels
+  /// of one value). out, winner: `pixels` outputs of as many; winner: 0 to 3, row by row in the window.
   void (*forward)(const Bits* upper, const Bits* lower, Bits* out, uint8_t* winner, int64_t pixels, int64_t channels);
   /// Writes every value of two rows of 2 * pixels pixels: the gradient to the winner, 0 to the others.
   void (*backward)(const Bits* gradient, const uint8_t* winner, Bits* upper, Bits* lower, int64_t pixels,

@@ -19,6 +19,7 @@ struct Vectors;
     using Words [[gnu::vector_size(lanes * 4)]] = uint32_t;  \
     using Signed [[gnu::vector_size(lanes * 4)]] = int32_t;  \
     using Halves [[gnu::vector_size(lanes * 2)]] = uint16_t; \
+    using Bytes [[gnu::vector_size(lanes)]] = uint8_t;       \
   };
 LOCKSTEP_VECTORS(4)
 LOCKSTEP_VECTORS(8)
