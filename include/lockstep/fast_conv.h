@@ -14,16 +14,18 @@ namespace lockstep {
 /// - in float32 outside autocast, on a CPU with AVX-512, the images have at most 4 channels and need no gradient, and a
 ///   multiple of 32 channels comes out: LibTorch's loops are made for many input channels and reach half the
 ///   processor's speed with three;
-/// - in float32 outside autocast, on a CPU with AVX-512, the kernel is 3x3 or 5x5 and channels in and out are multiples
-/// of
-///   32, at most 7,281 of one times the other: Winograd's method with six points makes a 3x3 convolution of 36 products
-///   in place of 144, and a 5x5 one of 36 in place of 100. Against double precision, outputs and gradients are off by
-///   up to 2e-6 of the largest, the gradients of 5x5 kernels by up to 6e-6: some five times LibTorch's own rounding;
+/// - in float32 outside autocast, on a CPU with AVX-512, the kernel is 3x3 or 5x5, channels in and out are multiples of
+///   32, and either one times the other is at most 7,281, or at most 116,508 with 32 tiles of 4x4 or 2x2 pixels or more
+///   in all images: Winograd's method with six points makes a 3x3 convolution of 36 products in place of 144, and a 5x5
+///   one of 36 in place of 100. Against double precision, outputs and gradients are off by up to 2e-6 of the largest,
+///   the gradients of 5x5 kernels by up to 6e-6: some five times LibTorch's own rounding;
 /// - in bfloat16, on a CPU with AMX, images have at most 8x8 pixels, and an odd square kernel keeps that size, without
-/// a
-///   bias: the gradient of the weights is one matrix product for each of the kernel's places, two to five times as fast
-///   as LibTorch's way; all else is LibTorch's.
+///   a bias: the gradient of the weights is one matrix product for each of the kernel's places, two to five times as
+///   fast as LibTorch's way; all else is LibTorch's.
 /// Everything else is LibTorch's.
+///
+/// Under autocast to bfloat16, channels_last images on a CPU that is slower in bfloat16 than in float32 - with neither
+/// AMX nor AMD's AVX-512 - are convolved in float32, as outside it, with the weights as they are; bfloat16 comes out.
 ///
 /// Agrees with LibTorch to rounding, not bit for bit. Bits repeat at the same number of threads. Local. Has no second
 /// derivative where it is ours: backward with create_graph throws c10::Error.

@@ -1,15 +1,33 @@
 #include "lockstep/fast_conv.h"
 
+#include <ATen/autocast_mode.h>
 #include <ATen/record_function.h>
 
 #include "ops/image_conv.h"
+#include "ops/processor.h"
 #include "ops/small_conv.h"
 #include "ops/winograd_conv.h"
 
 namespace lockstep {
+namespace {
+
+// Where autocast is for speed and bfloat16 would cost some. Images in other layouts keep LibTorch's bits.
+bool is_faster_in_float32(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
+  return !has_fast_bfloat16() && at::autocast::is_autocast_enabled(at::kCPU) &&
+         at::autocast::get_autocast_dtype(at::kCPU) == at::kBFloat16 && images.device().is_cpu() &&
+         (images.scalar_type() == at::kFloat || images.scalar_type() == at::kBFloat16) &&
+         conv.weight.scalar_type() == at::kFloat && images.dim() == 4 && !images.is_contiguous() &&
+         images.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+}  // namespace
 
 at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
   RECORD_FUNCTION("lockstep::fast_conv2d", c10::ArrayRef<c10::IValue>());
+  if (is_faster_in_float32(images, conv)) {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
+    return fast_conv2d(images.to(at::kFloat), conv).to(at::kBFloat16);
+  }
   if (image_conv_takes(images, conv)) return image_conv2d(images, conv);
   if (winograd_takes(images, conv)) return winograd_conv2d(images, conv);
   if (small_conv_takes(images, conv)) return small_conv2d(images, conv);

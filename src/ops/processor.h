@@ -8,6 +8,14 @@ enum class Processor { any, avx2, avx512 };
 /// The last of them that this processor has.
 Processor best_processor();
 
+/// Whether this processor multiplies matrices of bfloat16 with tiles of its own (AMX).
+bool has_bfloat16_tiles();
+
+/// Whether products of bfloat16 are faster on this processor than those of float32: with AMX, and with AVX-512's
+/// instructions for them as AMD has them. Intel's take longer than float32's, and LibTorch's loops for processors
+/// without either, or without AVX-512 (which LibTorch wants for bfloat16), do, too.
+bool has_fast_bfloat16();
+
 }  // namespace lockstep
 
 // The attributes of a loop for each kind. Its parts are [[gnu::always_inline]], so that they are compiled with them.

@@ -11,6 +11,8 @@
 
 #include <variant>
 
+#include "ops/processor.h"
+
 namespace lockstep {
 namespace {
 
@@ -18,15 +20,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t kMostPixels = 64;
-
-bool has_amx() {
-#ifdef __x86_64__
-  static const bool has = __builtin_cpu_supports("amx-bf16") != 0;
-  return has;
-#else
-  return false;
-#endif
-}
 
 // All images as one list of pixels, row by row, with `border` zeros after each row and as many empty rows after each
 // image: a window's pixels then lie at the same distances from its middle everywhere, for what is beyond an edge is in
@@ -101,7 +94,7 @@ bool small_conv_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& con
     return (*pair)[0] == value && (*pair)[1] == value;
   };
   const int64_t kernel = (*options.kernel_size())[0];
-  return has_amx() && c10::GradMode::is_enabled() && images.device().is_cpu() && images.dim() == 4 &&
+  return has_bfloat16_tiles() && c10::GradMode::is_enabled() && images.device().is_cpu() && images.dim() == 4 &&
          images.numel() > 0 && images.size(2) * images.size(3) <= kMostPixels &&
          images.is_contiguous(at::MemoryFormat::ChannelsLast) && conv.weight.device().is_cpu() &&
          conv.weight.requires_grad() && !conv.bias.defined() && computes_in_bfloat16(images, conv.weight) &&

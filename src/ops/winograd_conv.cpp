@@ -19,8 +19,10 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Of the weights: they stay in the second cache.
-constexpr int64_t kMostFactors = 1 << 18;
+// Of the weights. Few stay in the second cache; making many takes as long as some tiles' products.
+constexpr int64_t kFewFactors = 1 << 18;
+constexpr int64_t kMostFactors = 1 << 22;
+constexpr int64_t kTilesOfMany = 32;
 constexpr int64_t kBlock = 48;  // tiles
 
 const std::optional<WinogradKernels>& kernels_of(int64_t kernel) {
@@ -46,10 +48,10 @@ WinogradShape shape_of(const at::Tensor& images, int64_t kernel, int64_t out, in
   return shape;
 }
 
-// [out, in, kernel, kernel] → [36, in, out].
+// [out, in, kernel, kernel] → [36, out / 32, in, 32].
 at::Tensor factors_of(const at::Tensor& weight, const WinogradKernels& kernels) {
-  const at::Tensor by_place = weight.permute({2, 3, 1, 0}).contiguous();
-  at::Tensor factors = at::empty({kWinogradProducts, weight.size(1), weight.size(0)}, by_place.options());
+  const at::Tensor by_place = weight.unflatten(0, {-1, kWinogradChannels}).permute({3, 4, 0, 2, 1}).contiguous();
+  at::Tensor factors = at::empty({kWinogradProducts, weight.size(0) * weight.size(1)}, by_place.options());
   kernels.factors(weight.size(1), weight.size(0), by_place.const_data_ptr<float>(), factors.mutable_data_ptr<float>());
   return factors;
 }
@@ -99,9 +101,9 @@ Gradients gradients_of(const at::Tensor& images, const at::Tensor& weight, const
     }
   });
   const at::Tensor sum = parts == 1 ? sums[0] : sums.sum(0);
-  const at::Tensor by_place = at::empty({kernel, kernel, shape.in, shape.out});
+  const at::Tensor by_place = at::empty({kernel, kernel, shape.out / kWinogradChannels, shape.in, kWinogradChannels});
   kernels.of_weights(shape.in, shape.out, sum.const_data_ptr<float>(), by_place.mutable_data_ptr<float>());
-  return {by_place.permute({3, 2, 0, 1}).contiguous(weight.suggest_memory_format()),
+  return {by_place.permute({2, 4, 3, 0, 1}).flatten(0, 1).contiguous(weight.suggest_memory_format()),
           sum.narrow(0, factors, shape.out).clone()};
 }
 
@@ -131,6 +133,11 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
   }
 };
 
+bool is_worth_its_factors(const WinogradShape& shape) {
+  const int64_t factors = kWinogradProducts * shape.in * shape.out;
+  return factors <= kFewFactors || (factors <= kMostFactors && shape.tiles() >= kTilesOfMany);
+}
+
 int64_t even_padding_of(const torch::nn::Conv2dImpl& conv) {
   const auto* numbers = std::get_if<torch::ExpandingArray<2>>(&conv.options.padding());
   return numbers != nullptr && (**numbers)[0] == (**numbers)[1] ? (**numbers)[0] : -1;
@@ -151,10 +158,10 @@ bool winograd_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv)
   return kernels_of(kernel) && both(options.kernel_size(), kernel) && both(options.stride(), 1) &&
          both(options.dilation(), 1) && options.groups() == 1 && padding >= 0 && padding < kernel &&
          std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode()) && in % kWinogradChannels == 0 &&
-         out % kWinogradChannels == 0 && kWinogradProducts * in * out <= kMostFactors && plain(images) &&
-         images.dim() == 4 && images.size(1) == in && images.numel() > 0 &&
-         images.is_contiguous(at::MemoryFormat::ChannelsLast) && images.size(2) + 2 * padding >= kernel &&
-         images.size(3) + 2 * padding >= kernel && plain(conv.weight) &&
+         out % kWinogradChannels == 0 && plain(images) && images.dim() == 4 && images.size(1) == in &&
+         images.numel() > 0 && images.is_contiguous(at::MemoryFormat::ChannelsLast) &&
+         images.size(2) + 2 * padding >= kernel && images.size(3) + 2 * padding >= kernel &&
+         is_worth_its_factors(shape_of(images, kernel, out, padding)) && plain(conv.weight) &&
          !(conv.bias.defined() && !(plain(conv.bias) && conv.bias.is_contiguous())) &&
          !at::autocast::is_autocast_enabled(at::kCPU);
 }

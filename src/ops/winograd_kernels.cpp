@@ -10,7 +10,7 @@ namespace lockstep {
 namespace {
 
 constexpr int64_t kPoints = 6;
-constexpr int64_t kGap = WinogradShape::kSlabGap;
+constexpr int64_t kGap = WinogradShape::kGap;
 
 template <int64_t kLanes, int64_t kKernel>
 struct Loops {
@@ -179,7 +179,7 @@ struct Loops {
     }
   };
 
-  // One point's row of the maps of `tiles` tiles from `place` on: [6, slab], a slab being [tiles, channels].
+  // One point's row of the maps of `tiles` tiles from `place` on: [6, slab], a slab being [tiles, channels and a gap].
   template <int64_t kSide, typename Down, typename Across>
   LOCKSTEP_INLINE void slabs_of(const WinogradShape& s, Place& place, int64_t tiles, const Band<kSide>& band,
                                 int64_t padding, bool& filled, const Down& down, const Across& across, int64_t slab,
@@ -193,28 +193,28 @@ struct Loops {
         for (int64_t x = 0; x < kSide; ++x) load(window + x * band.channels + c, in[x]);
         across(in, to);
 #pragma GCC unroll 8
-        for (int64_t k = 0; k < kPoints; ++k) store(to[k], slabs + k * slab + t * band.channels + c);
+        for (int64_t k = 0; k < kPoints; ++k) store(to[k], slabs + k * slab + t * (band.channels + kGap) + c);
       }
       place.next(s);
       filled = place.column != 0;
     }
   }
 
-  // A product of 8 rows and 32 columns, [8, depth] times [depth, 32 of out] → [8, 32 of out], put there or added to
-  // what is there. On the left, rows lie row_step apart and the values of one `step`.
+  // A product of 8 rows and 32 columns, [8, depth] times [depth, 32] → [8, 32], put there or added to what is there. On
+  // the left, rows lie row_step apart and the values of one `step`; on the right and in `to`, rows lie so far apart.
   template <bool kAdded>
   LOCKSTEP_INLINE void product(int64_t depth, const float* left, int64_t row_step, int64_t step, const float* right,
-                               int64_t out, float* to) {
+                               int64_t right_step, float* to, int64_t to_step) {
     Floats sum[kRows][kParts] = {};
 #pragma GCC unroll 16
     for (int64_t row = 0; kAdded && row < kRows; ++row) {
 #pragma GCC unroll 8
-      for (int64_t part = 0; part < kParts; ++part) load(to + row * out + part * kLanes, sum[row][part]);
+      for (int64_t part = 0; part < kParts; ++part) load(to + row * to_step + part * kLanes, sum[row][part]);
     }
     for (int64_t d = 0; d < depth; ++d) {
       Floats factor[kParts];
 #pragma GCC unroll 8
-      for (int64_t part = 0; part < kParts; ++part) load(right + d * out + part * kLanes, factor[part]);
+      for (int64_t part = 0; part < kParts; ++part) load(right + d * right_step + part * kLanes, factor[part]);
 #pragma GCC unroll 16
       for (int64_t row = 0; row < kRows; ++row) {
         const float value = left[row * row_step + d * step];
@@ -225,7 +225,7 @@ struct Loops {
 #pragma GCC unroll 16
     for (int64_t row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-      for (int64_t part = 0; part < kParts; ++part) store(sum[row][part], to + row * out + part * kLanes);
+      for (int64_t part = 0; part < kParts; ++part) store(sum[row][part], to + row * to_step + part * kLanes);
     }
   }
 
@@ -236,8 +236,8 @@ struct Loops {
 
     LOCKSTEP_INLINE Desk on(const WinogradShape& s, float* scratch) {
       Desk desk;
-      desk.in_slab = s.block * s.in + kGap;
-      desk.out_slab = s.block * s.out + kGap;
+      desk.in_slab = s.block * (s.in + kGap) + kGap;
+      desk.out_slab = s.block * (s.out + kGap) + kGap;
       desk.zeros = scratch;
       desk.in_band = desk.zeros + s.zeros();
       desk.out_band = desk.in_band + s.in_band();
@@ -253,7 +253,8 @@ struct Loops {
                                   const float* factors, const Desk& desk) {
     const Band<kPoints> band{images, s.height, s.width, s.in, s.padding, desk.in_band, desk.zeros};
     const int64_t group = std::min(s.block, 3 * kRows);  // with six factors each, what stays in the first cache
-    const int64_t in_slab = group * s.in + kGap, out_slab = group * s.out + kGap;
+    const int64_t in_row = s.in + kGap, out_row = s.out + kGap;
+    const int64_t in_slab = group * in_row + kGap, out_slab = group * out_row + kGap;
     Place place = Place::of(s, first);
     bool filled = false;
     for (int64_t t = 0; t < tiles; t += group) {
@@ -264,9 +265,9 @@ struct Loops {
       for (int64_t k = 0; k < kPoints; ++k) {
         for (int64_t c = 0; c < s.out; c += kWinogradChannels) {
           for (int64_t i = 0; i < std::min(group, tiles - t); i += kRows) {
-            product<false>(s.in, desk.in_slabs + k * in_slab + i * s.in, s.in, 1,
-                           factors + (kPoint * kPoints + k) * s.in * s.out + c, s.out,
-                           desk.out_slabs + k * out_slab + i * s.out + c);
+            product<false>(s.in, desk.in_slabs + k * in_slab + i * in_row, in_row, 1,
+                           factors + ((kPoint * kPoints + k) * s.out + c) * s.in, kWinogradChannels,
+                           desk.out_slabs + k * out_slab + i * out_row + c, out_row);
           }
         }
       }
@@ -274,7 +275,7 @@ struct Loops {
         for (int64_t c = 0; c < s.out; c += kLanes) {
           Floats in[kPoints], to[kTile];
 #pragma GCC unroll 8
-          for (int64_t k = 0; k < kPoints; ++k) load(desk.out_slabs + k * out_slab + i * s.out + c, in[k]);
+          for (int64_t k = 0; k < kPoints; ++k) load(desk.out_slabs + k * out_slab + i * out_row + c, in[k]);
           to_output(in, to);
 #pragma GCC unroll 8
           for (int64_t x = 0; x < kTile; ++x) {
@@ -339,8 +340,10 @@ struct Loops {
     for (int64_t k = 0; k < kPoints; ++k) {
       for (int64_t row = 0; row < s.in; row += kRows) {
         for (int64_t c = 0; c < s.out; c += kWinogradChannels) {
-          product<true>(tiles, desk.in_slabs + k * desk.in_slab + row, 1, s.in, desk.out_slabs + k * desk.out_slab + c,
-                        s.out, of_factors + ((kPoint * kPoints + k) * s.in + row) * s.out + c);
+          product<true>(tiles, desk.in_slabs + k * desk.in_slab + row, 1, s.in + kGap,
+                        desk.out_slabs + k * desk.out_slab + c, s.out + kGap,
+                        of_factors + ((kPoint * kPoints + k) * s.out + c) * s.in + row * kWinogradChannels,
+                        kWinogradChannels);
         }
       }
     }

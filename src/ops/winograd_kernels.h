@@ -36,15 +36,15 @@ struct WinogradShape {
   int64_t in_band() const { return (tiles_across() * tile + 6 - tile) * in; }
   int64_t out_band() const { return tiles_across() * tile * out; }
   int64_t scratch() const {
-    return zeros() + in_band() + out_band() + 6 * (block * (in + out) + 2 * kSlabGap) + 6 * block * tile * out;
+    return zeros() + in_band() + out_band() + 6 * (block * (in + out + 2 * kGap) + 2 * kGap) + 6 * block * tile * out;
   }
 
-  /// Slabs begin in different sets of the first cache.
-  static constexpr int64_t kSlabGap = 16;
+  /// Slabs, and the rows of one, begin in different sets of the first cache.
+  static constexpr int64_t kGap = 16;
 };
 
 struct WinogradKernels {
-  /// weights: [kernel, kernel, in, out] → factors: [36, in, out].
+  /// weights: [kernel, kernel, out / 32, in, 32] → factors: [36, out / 32, in, 32].
   void (*factors)(int64_t in, int64_t out, const float* weights, float* factors);
   /// The transposed map: of_factors → of_weights.
   void (*of_weights)(int64_t in, int64_t out, const float* of_factors, float* of_weights);

@@ -9,6 +9,7 @@
 
 #include "differences.h"
 #include "ops/image_conv_kernels.h"
+#include "ops/processor.h"
 #include "ops/winograd_conv.h"
 
 namespace lockstep {
@@ -79,7 +80,8 @@ INSTANTIATE_TEST_SUITE_P(ByWinograd, FastConvOf,
                                          ConvCase{Options(64, 32, 5).padding(4), true, 5e-6},
                                          ConvCase{Options(32, 32, 3).padding(1).bias(false), true, 5e-6},
                                          ConvCase{Options(64, 96, 3), false, 5e-6},
-                                         ConvCase{Options(96, 32, 3).padding(2), true, 5e-6}));
+                                         ConvCase{Options(96, 32, 3).padding(2), true, 5e-6},
+                                         ConvCase{Options(256, 192, 3).padding(1).bias(false), true, 5e-6}));
 INSTANTIATE_TEST_SUITE_P(
     LibTorchs, FastConvOf,
     testing::Values(ConvCase{Options(3, 24, 3)}, ConvCase{Options(8, 32, 3), true},
@@ -91,12 +93,61 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(FastConv, TakesByWinogradWhatItIsMadeFor) {
   if (best_processor() != Processor::avx512) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
-  const at::Tensor images = at::randn({2, 32, 8, 8});
-  const FastConv2d five(Options(32, 64, 5).padding(2)), large(Options(32, 256, 5).padding(2));
+  const at::Tensor images = at::randn({2, 32, 8, 8});  // 32 tiles of 2x2
+  const FastConv2d five(Options(32, 64, 5).padding(2)), wide(Options(32, 256, 5).padding(2)),
+      too_wide(Options(32, 4096, 5).padding(2));
   EXPECT_TRUE(winograd_takes(images.contiguous(kChannelsLast), *five));
   EXPECT_FALSE(winograd_takes(images, *five));
   EXPECT_FALSE(winograd_takes(images.contiguous(kChannelsLast).to(at::kDouble), *five));
-  EXPECT_FALSE(winograd_takes(images.contiguous(kChannelsLast), *large));
+  EXPECT_TRUE(winograd_takes(images.contiguous(kChannelsLast), *wide));
+  EXPECT_FALSE(winograd_takes(images[0].unsqueeze(0).contiguous(kChannelsLast), *wide));
+  EXPECT_FALSE(winograd_takes(images.contiguous(kChannelsLast), *too_wide));
+}
+
+// As autocast to bfloat16 on CPUs does it.
+class Autocast {
+ public:
+  Autocast() {
+    at::autocast::set_autocast_enabled(at::kCPU, true);
+    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  }
+  ~Autocast() {
+    at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+  }
+};
+
+TEST(FastConv, IsOfFloat32UnderAutocastWhereThatIsFaster) {
+  if (has_fast_bfloat16()) GTEST_SKIP() << "this processor is faster in bfloat16";
+  at::manual_seed(4);
+  for (const Options& options : {Options(32, 64, 3).padding(1), Options(32, 48, 3).stride(2)}) {
+    FastConv2d conv(options);
+    const at::Tensor images = at::randn({3, 32, 9, 9}).to(at::kBFloat16).contiguous(kChannelsLast);
+    const at::Tensor floats = images.to(at::kFloat).requires_grad_(true);
+    const at::Tensor halves = images.clone().requires_grad_(true);
+    const at::Tensor expected = conv->clone()->as<FastConv2dImpl>()->forward(floats);
+    const at::Tensor incoming = at::randn_like(expected).to(at::kBFloat16);
+    expected.backward(incoming.to(at::kFloat));
+    at::Tensor out;
+    {
+      const Autocast autocast;
+      out = fast_conv2d(halves, *conv);
+    }
+    out.backward(incoming);
+    EXPECT_EQ(out.scalar_type(), at::kBFloat16);
+    EXPECT_TRUE(out.is_contiguous(kChannelsLast));
+    EXPECT_TRUE(out.equal(expected.to(at::kBFloat16)));
+    EXPECT_TRUE(halves.grad().equal(floats.grad().to(at::kBFloat16)));
+    EXPECT_EQ(conv->weight.grad().scalar_type(), at::kFloat);
+  }
+}
+
+TEST(FastConv, OfContiguousImagesIsLibTorchsUnderAutocast) {
+  at::manual_seed(5);
+  FastConv2d conv(Options(32, 64, 3).padding(1));
+  const at::Tensor images = at::randn({3, 32, 9, 9});
+  const Autocast autocast;
+  EXPECT_TRUE(fast_conv2d(images, *conv).equal(conv->torch::nn::Conv2dImpl::forward(images)));
 }
 
 TEST(FastConv, OfFewChannelsHasTheSameBitsWithAnyNumberOfThreads) {
@@ -128,17 +179,14 @@ TEST(FastConv, IsClonedAsWhatItIs) {
   EXPECT_TRUE(copy->bias.requires_grad());
 }
 
-TEST(FastConv, LeavesImagesThatNeedAGradientAndAutocastToLibTorch) {
+TEST(FastConv, TakesImagesThatNeedAGradientAndAutocast) {
   at::manual_seed(3);
   FastConv2d conv(torch::nn::Conv2dOptions(3, 32, 5).padding(2));
   const at::Tensor images = at::randn({2, 3, 12, 12}).contiguous(kChannelsLast).requires_grad_(true);
   conv->forward(images).sum().backward();
   EXPECT_TRUE(images.grad().defined());
-  at::autocast::set_autocast_enabled(at::kCPU, true);
-  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  const Autocast autocast;
   const at::Tensor out = conv->forward(images.detach());
-  at::autocast::clear_cache();
-  at::autocast::set_autocast_enabled(at::kCPU, false);
   EXPECT_EQ(out.scalar_type(), at::kBFloat16);
 }
 
