@@ -20,18 +20,20 @@ bool is_faster_in_float32(const at::Tensor& images, const torch::nn::Conv2dImpl&
          images.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-}  // namespace
-
-at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
-  RECORD_FUNCTION("lockstep::fast_conv2d", c10::ArrayRef<c10::IValue>());
-  if (is_faster_in_float32(images, conv)) {
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
-    return fast_conv2d(images.to(at::kFloat), conv).to(at::kBFloat16);
-  }
+at::Tensor fastest(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
   if (image_conv_takes(images, conv)) return image_conv2d(images, conv);
   if (winograd_takes(images, conv)) return winograd_conv2d(images, conv);
   if (small_conv_takes(images, conv)) return small_conv2d(images, conv);
   return conv.torch::nn::Conv2dImpl::forward(images);
+}
+
+}  // namespace
+
+at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
+  RECORD_FUNCTION("lockstep::fast_conv2d", c10::ArrayRef<c10::IValue>());
+  if (!is_faster_in_float32(images, conv)) return fastest(images, conv);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
+  return fastest(images.to(at::kFloat), conv).to(at::kBFloat16);
 }
 
 // Conv2dImpl's would make a Conv2dImpl.
