@@ -64,6 +64,17 @@ void end(const at::RecordFunction& function, at::ObserverContext* context) {
   if (frame == nullptr && std::this_thread::get_id() == counts->thread) counts->outermost_s += seconds;
 }
 
+// A node of a torch::autograd::Function, as LibTorch names those of its own: the type's name and "Backward".
+std::string named_like_libtorchs(std::string name) {
+  constexpr std::string_view kNode = "torch::autograd::CppNode<", kUnnamed = "(anonymous namespace)::";
+  const size_t node = name.find(kNode);
+  if (node == std::string::npos || !name.ends_with('>')) return name;
+  name.replace(name.size() - 1, 1, "Backward");
+  name.erase(node, kNode.size());
+  for (size_t at = 0; (at = name.find(kUnnamed, at)) != std::string::npos;) name.erase(at, kUnnamed.size());
+  return name;
+}
+
 }  // namespace
 
 struct OperatorTimes::Impl {
@@ -94,7 +105,10 @@ std::vector<OperatorTime> OperatorTimes::stop() {
   impl_->remove();
   const std::lock_guard lock(impl_->counts->mutex);
   std::vector<OperatorTime> all;
-  for (const auto& [name, time] : impl_->counts->of_name) all.push_back(time);
+  for (const auto& [name, time] : impl_->counts->of_name) {
+    all.push_back(time);
+    all.back().name = named_like_libtorchs(name);
+  }
   std::sort(all.begin(), all.end(), [](const OperatorTime& a, const OperatorTime& b) { return a.self_s > b.self_s; });
   all.push_back({.name = "(no operator)", .calls = 0, .self_s = std::max(0.0, seconds - impl_->counts->outermost_s)});
   return all;
