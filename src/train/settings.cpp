@@ -62,7 +62,8 @@ const std::vector<Info>& infos() {
       {"train.clip_norm", &Settings::train_clip_norm, "longest gradient over all parameters; 0: no limit", 0, 1e30},
       {"train.precision",
        &Settings::train_precision,
-       "what forward and backward compute in; bf16: where that is safe (autocast)",
+       "what forward and backward compute in; bf16: where that is safe (autocast); channels_last convolutions only "
+       "where a CPU is faster in it",
        0,
        0,
        {"fp32", "bf16"}},
