@@ -18,7 +18,7 @@ namespace lockstep {
 ///   32, and either one times the other is at most 7,281, or at most 116,508 with 32 tiles of 4x4 or 2x2 pixels or more
 ///   in all images: Winograd's method with six points makes a 3x3 convolution of 36 products in place of 144, and a 5x5
 ///   one of 36 in place of 100. Against double precision, outputs and gradients are off by up to 2e-6 of the largest,
-///   the gradients of 5x5 kernels by up to 6e-6: some five times LibTorch's own rounding;
+///   with 256 channels by up to 4e-6, the gradients of 5x5 kernels by up to 6e-6: some five times LibTorch's rounding;
 /// - in bfloat16, on a CPU with AMX, images have at most 8x8 pixels, and an odd square kernel keeps that size, without
 ///   a bias: the gradient of the weights is one matrix product for each of the kernel's places, two to five times as
 ///   fast as LibTorch's way; all else is LibTorch's.

@@ -39,11 +39,13 @@ template <typename Bits>
   winner = wins ? place : winner;
 }
 
+template <typename Bits>
+constexpr auto kNegativeZero = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+
 // 0, which LibTorch adds gradients to, plus the gradient: only a negative zero changes.
 template <typename Bits>
 [[gnu::always_inline]] inline Bits added_to_zero(Bits gradient) {
-  constexpr auto kNegativeZero = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
-  return static_cast<Bits>(gradient & static_cast<Bits>(-static_cast<Bits>(gradient != kNegativeZero)));
+  return static_cast<Bits>(gradient & static_cast<Bits>(-static_cast<Bits>(gradient != kNegativeZero<Bits>)));
 }
 
 // Windows side by side; the two values of a row of one are `apart`.
@@ -143,7 +145,6 @@ struct Plane {
   }
 
   LOCKSTEP_INLINE void hand_back(const Bits* gradient, const uint8_t* winners, Bits* a, Bits* b) {
-    constexpr uint32_t kNegativeZero = 1U << (8 * sizeof(Bits) - 1);
     Words value;
     if constexpr (sizeof(Bits) == 2) {
       Halves halves;
@@ -155,7 +156,7 @@ struct Plane {
     Bytes bytes;
     load(winners, bytes);
     const Words winner = __builtin_convertvector(bytes, Words);
-    value = value == kNegativeZero ? Words{} : value;
+    value = value == uint32_t{kNegativeZero<Bits>} ? Words{} : value;
     const Words none{};
     join(winner == 0 ? value : none, winner == 1 ? value : none, a);
     join(winner == 2 ? value : none, winner == 3 ? value : none, b);

@@ -12,8 +12,8 @@ Processor best_processor();
 bool has_bfloat16_tiles();
 
 /// Whether products of bfloat16 are faster on this processor than those of float32: with AMX, and with AVX-512's
-/// instructions for them as AMD has them. Intel's take longer than float32's, and LibTorch's loops for processors
-/// without either, or without AVX-512 (which LibTorch wants for bfloat16), do, too.
+/// instructions for them as AMD has them. Intel's take longer than float32's; processors without either make float32
+/// of bfloat16 to multiply it, which cannot gain (not measured).
 bool has_fast_bfloat16();
 
 }  // namespace lockstep

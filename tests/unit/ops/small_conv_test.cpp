@@ -1,5 +1,4 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
@@ -8,6 +7,7 @@
 #include "lockstep/fast_conv.h"
 #include "ops/processor.h"
 #include "ops/small_conv.h"
+#include "train/device_path.h"
 
 namespace lockstep {
 namespace {
@@ -40,11 +40,11 @@ TEST(SmallConv, AgreesWithLibTorchUnderAutocast) {
   at::Tensor incoming;
   for (const bool own : {false, true}) {
     const at::Tensor images = values.clone().requires_grad_(true);
-    at::autocast::set_autocast_enabled(at::kCPU, true);
-    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-    const at::Tensor out = own ? fast_conv2d(images, *conv) : conv->forward(images);
-    at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCPU, false);
+    at::Tensor out;
+    {
+      const Autocast autocast(at::kCPU, "bf16");
+      out = own ? fast_conv2d(images, *conv) : conv->forward(images);
+    }
     EXPECT_EQ(out.scalar_type(), at::kBFloat16);
     if (!incoming.defined()) incoming = at::randn_like(out);
     out.backward(incoming);
