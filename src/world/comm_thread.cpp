@@ -242,6 +242,37 @@ void CommThread::tell_missing(const MpiOperation& late, Clock::time_point now) c
       fmt::format("a rank stands still, or messages between ranks do not arrive; look at their hosts, {}", go_on));
 }
 
+CommThread::Others CommThread::ask_others() {
+  std::unique_lock lock(mutex_);
+  if (!roll_call_ || failure_) return {};
+  const auto asked = Clock::now();
+  roll_call_->ask();
+  while (!roll_call_->complete() && !failure_ && Clock::now() - asked < kAnswer) {
+    lock.unlock();
+    std::this_thread::sleep_for(kListen / 2);
+    lock.lock();
+    attend(Clock::now());
+  }
+  Others others;
+  if (failure_) return others;
+  const int64_t step = watch_->where().step;
+  int64_t earliest = step;
+  const auto& answers = roll_call_->answers();
+  for (size_t rank = 0; rank < answers.size(); ++rank) {
+    const std::string place = watch_->place(static_cast<int>(rank));
+    if (place.empty()) continue;  // this rank
+    const auto& answer = answers[rank];
+    if (!answer) {
+      others.silent.push_back(place);
+    } else if (answer->step < earliest) {
+      earliest = answer->step;
+      others.behind = fmt::format("{}, alive and in {} of step {}", place,
+                                  answer->doing[0] == '\0' ? "its own work" : answer->doing, answer->step);
+    }
+  }
+  return others;
+}
+
 void CommThread::finish(const Operations& ended) {
   if (was_asked_.load(std::memory_order_relaxed) && was_asked_.exchange(false)) watch_->on_asked();
   if (ended.empty()) return;

@@ -149,6 +149,14 @@ class CommThread {
   /// Seconds that callers have spent in wait and wait_all so far.
   double waited_s() const { return static_cast<double>(waited_ns_.load()) * 1e-9; }
 
+  /// Asks all other ranks what they do, where watch() was called, and waits about a second for answers. For a rank
+  /// that waits for others elsewhere than in here, such as in a sum between GPUs. Any thread.
+  struct Others {
+    std::vector<std::string> silent;  ///< places of those that do not answer
+    std::string behind;  ///< "rank 1 on b, alive and in data of step 4": the first of those in an earlier step
+  };
+  Others ask_others();
+
   /// Whether MPI is as it should be at the end of a job: nothing has failed, nothing is under way.
   bool at_rest() const;
 

@@ -1,6 +1,7 @@
 #include "world/watchdog.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -36,7 +37,7 @@ void Watchdog::loop() {
   std::unique_lock lock(mutex_);
   Clock::time_point silent_until;
   while (!stop_) {
-    const CommThread& comm = *world_.impl().comm_thread;
+    CommThread& comm = *world_.impl().comm_thread;
     const auto before = Clock::now();
     const double deadline = comm.deadline_s();
     const double look = deadline > 0 ? std::clamp(deadline / 20, 0.02, 1.0) : 1.0;
@@ -49,11 +50,19 @@ void Watchdog::loop() {
     const double most = comm.deadline_s() + (comm.speaks_for_caller() ? kGraceWhileWaiting_s : 0);
     if (stop_ || comm.deadline_s() <= 0 || now.doing == nullptr || now.seconds < most) continue;
     std::this_thread::sleep_for(std::chrono::milliseconds(100) * std::min(world_.rank(), 20));  // one speaks
-    end_job(world_, Error(ExitCode::rank_lost,
-                          fmt::format("{} of step {} has taken {:.1f} s, longer than the deadline", now.doing, now.step,
-                                      now.seconds),
-                          "if it is only slow, raise watch.deadline_s; else look at what holds it up (disk, device), "
-                          "then start again with --resume auto"));
+    const CommThread::Others others = comm.ask_others();
+    std::string what =
+        fmt::format("{} of step {} has taken {:.1f} s, longer than the deadline", now.doing, now.step, now.seconds);
+    std::string hint =
+        "if it is only slow, raise watch.deadline_s; else look at what holds it up (disk, device), "
+        "then start again with --resume auto";
+    if (!others.silent.empty()) {
+      what += fmt::format("; no answer from {}", fmt::join(others.silent, " and "));
+      hint = "it stands still, is dead or cut off: look at it and its host, then start again with --resume auto";
+    } else if (!others.behind.empty()) {
+      what += "; behind is " + others.behind;
+    }
+    end_job(world_, Error(ExitCode::rank_lost, what, hint));
   }
 }
 

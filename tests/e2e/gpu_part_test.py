@@ -108,6 +108,11 @@ class RehearsalTest(LockstepTest):
             if ranks > 1:
                 self.assertIn(f"rank {odd} on {os.uname().nodename}: ", result.stderr)
 
+    def test_a_rank_that_stands_still_is_named_by_those_who_wait_for_their_gpus(self):
+        result = rehearse("still", 1, ranks=2)
+        host = os.uname().nodename
+        self.assert_refused(result, RANK_LOST, f"rank 0 on {host}: backward of step 7 has taken", f"no answer from rank 1 on {host}", "look at it", within_s=20)
+
     def test_a_call_that_never_returns_ends_in_time(self):
         result = rehearse("stuck", 1, ranks=2)
         self.assert_refused(result, RANK_LOST, f"rank 1 on {os.uname().nodename}", "NCCL did not start", within_s=20)

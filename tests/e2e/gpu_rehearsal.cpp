@@ -6,11 +6,13 @@
 //   gpu_rehearsal store [IFACE]    starts the store, and every rank reads what the last one wrote; prints its address
 //   gpu_rehearsal absent RANK      the same with a deadline of 2 s, and RANK does not come
 //   gpu_rehearsal watchdog RANK    a thread of RANK throws what NCCL's watchdog throws, while all wait for each other
+//   gpu_rehearsal still RANK       RANK stands still, while the others wait for their devices, with a deadline of 2 s
 //   gpu_rehearsal stuck RANK       RANK stays longer in a call than its time limit, while the others wait
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
@@ -72,6 +74,11 @@ int rehearse(World& world, const std::string& what, const std::string& how) {
     });
     std::this_thread::sleep_for(std::chrono::seconds(60));
     watchdog.join();
+  } else if (what == "still") {
+    world.doing("backward", 7);
+    world.set_deadline(2);
+    if (world.rank() == chosen) raise(SIGSTOP);
+    std::this_thread::sleep_for(std::chrono::seconds(60));
   } else if (what == "stuck") {
     if (world.rank() == chosen) {
       const TimeLimit limit(world, 0.5,
