@@ -155,9 +155,11 @@ StepTimes measure_step(World& world, const StepOptions& options) {
     for (size_t i = 0; i < samples[way].size(); ++i) difference.push_back(samples[1][i] - samples[way][i]);
     return summarize(difference).p50;
   };
-  const double communication = below_blocking(0);
-  times.hidden_in_buckets = below_blocking(2) / communication;
-  times.hidden_overlapped = below_blocking(3) / communication;
+  if (world.size() > 1) {
+    const double communication = below_blocking(0);
+    times.hidden_in_buckets = below_blocking(2) / communication;
+    times.hidden_overlapped = below_blocking(3) / communication;
+  }
   if (options.profile) {
     world.barrier();
     OperatorTimes operators;
@@ -175,12 +177,15 @@ std::string step_table(const StepTimes& times) {
   const auto row = [&](const char* name, const Summary& summary, const std::string& more = "") {
     text += fmt::format("{:<52} {:>9.2f} {:>9.2f}{}\n", name, summary.p50, summary.p95, more);
   };
-  const auto hidden = [](double share) { return fmt::format("   {:>4.0f} % hidden", 100 * share); };
+  const bool sent = times.hidden_overlapped.has_value();
+  const auto hidden = [](std::optional<double> share) {
+    return share ? fmt::format("   {:>4.0f} % hidden", 100 * *share) : "";
+  };
   row("forward", times.forward);
   row("backward", times.backward);
   row("optimizer", times.optimizer);
-  row("step that synchronises and sends nothing", times.synchronised, "    100 % hidden by definition");
-  row("step with one blocking all-reduce after backward", times.blocking, "      0 % hidden by definition");
+  row("step that synchronises and sends nothing", times.synchronised, sent ? "    100 % hidden by definition" : "");
+  row("step with one blocking all-reduce after backward", times.blocking, sent ? "      0 % hidden by definition" : "");
   row("step with buckets that move on after backward", times.in_buckets, hidden(times.hidden_in_buckets));
   row("step with buckets that travel during backward", times.overlapped, hidden(times.hidden_overlapped));
   return text;

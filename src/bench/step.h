@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,8 +45,8 @@ struct StepTimes {
   /// The part of the communication that a way hides: 0 is `blocking`, 1 is `synchronised`. Medians of the differences
   /// between steps of one round, which a machine that turns slower or faster for a while does not shift. NaN where
   /// communication takes no time.
-  double hidden_in_buckets = 0;
-  double hidden_overlapped = 0;
+  std::optional<double> hidden_in_buckets;  // one rank has nothing to hide
+  std::optional<double> hidden_overlapped;
 
   /// Of rank 0 in steps of the last way, with `profile`.
   std::vector<OperatorTime> operators;

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "bench/job.h"
 #include "bench/step.h"
@@ -91,6 +92,9 @@ void write_json(const std::string& path, const BenchJob& job, const Workload& wo
   const auto ms = [](const Summary& summary) {
     return nlohmann::ordered_json{{"p50", summary.p50}, {"p95", summary.p95}};
   };
+  const auto share = [](const std::optional<double>& of) {
+    return of ? nlohmann::ordered_json(*of) : nlohmann::ordered_json();
+  };
   nlohmann::ordered_json json = {{"benchmark", "step"}};
   json.update(job_json(job));
   if (workload.model.empty()) {
@@ -110,8 +114,8 @@ void write_json(const std::string& path, const BenchJob& job, const Workload& wo
                {"blocking_ms", ms(times.blocking)},
                {"in_buckets_ms", ms(times.in_buckets)},
                {"overlapped_ms", ms(times.overlapped)},
-               {"hidden_in_buckets", times.hidden_in_buckets},
-               {"hidden_overlapped", times.hidden_overlapped}});
+               {"hidden_in_buckets", share(times.hidden_in_buckets)},
+               {"hidden_overlapped", share(times.hidden_overlapped)}});
   if (options.profile) {
     double all_s = 0;
     for (const OperatorTime& one : times.operators) all_s += one.self_s;
