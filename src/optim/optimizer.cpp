@@ -1,6 +1,8 @@
 #include "optim/optimizer.h"
 
+#include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_lerp.h>
+#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/empty_like.h>
 #include <fmt/format.h>
 #include <torch/optim/sgd.h>
@@ -19,6 +21,47 @@ namespace {
 
 constexpr std::string_view kMomentum = ".momentum_buffer";
 constexpr std::string_view kAverage = ".average";
+
+// torch::optim::SGD::step on lists, as Python's SGD goes about it on a GPU: a few kernels for all parameters in place
+// of a few for each, with the same bits. The state is SGD's own.
+void step_sgd(torch::optim::SGD& sgd) {
+  const at::NoGradGuard no_grad;
+  for (const torch::optim::OptimizerParamGroup& group : sgd.param_groups()) {
+    const auto& options = static_cast<const torch::optim::SGDOptions&>(group.options());
+    std::vector<at::Tensor> parameters;
+    std::vector<at::Tensor> changes;
+    for (const at::Tensor& parameter : group.params()) {
+      if (!parameter.grad().defined()) continue;
+      parameters.push_back(parameter);
+      changes.push_back(parameter.grad());
+    }
+    if (parameters.empty()) continue;
+    if (options.weight_decay() != 0) changes = at::_foreach_add(changes, parameters, options.weight_decay());
+    if (options.momentum() != 0) {
+      std::vector<at::Tensor> buffers;
+      std::vector<at::Tensor> added_to;
+      std::vector<at::Tensor> added;
+      for (size_t i = 0; i < parameters.size(); ++i) {
+        auto& state = sgd.state()[parameters[i].unsafeGetTensorImpl()];
+        if (!state) state = std::make_unique<torch::optim::SGDParamState>();
+        auto& kept = static_cast<torch::optim::SGDParamState&>(*state);
+        if (kept.momentum_buffer().defined()) {
+          added_to.push_back(kept.momentum_buffer());
+          added.push_back(changes[i]);
+        } else {
+          kept.momentum_buffer(changes[i].detach().clone());
+        }
+        buffers.push_back(kept.momentum_buffer());
+      }
+      if (!added.empty()) {
+        at::_foreach_mul_(added_to, options.momentum());
+        at::_foreach_add_(added_to, added);
+      }
+      changes = options.nesterov() ? at::_foreach_add(changes, buffers, options.momentum()) : buffers;
+    }
+    at::_foreach_add_(parameters, changes, -options.lr());
+  }
+}
 
 }  // namespace
 
@@ -80,7 +123,7 @@ void Optimizer::step(int64_t step, int64_t total_steps) {
     groups[i].options().set_lr(peak *
                                (only_steps > 0 ? share_of_peak(ScheduleShape::linear, step, only_steps, 0) : share));
   }
-  sgd_->step();
+  step_sgd(*sgd_);
   if (muon_) muon_->step(lr_);
   update_averages();
 }
