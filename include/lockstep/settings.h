@@ -35,6 +35,7 @@ struct Settings {
   std::string train_precision = "fp32";
   std::string train_memory_format = "contiguous";
   bool train_tf32 = false;
+  bool train_cuda_graph = true;
   double train_label_smoothing = 0;
 
   std::string optim_name = "sgd";

@@ -4,6 +4,7 @@
 #include <nccl.h>
 
 #include "cuda/gpus.h"
+#include "cuda/graph.h"
 #include "cuda/nccl.h"
 #include "world/gpu_part.h"
 
@@ -34,7 +35,8 @@ const GpuPart kPart = {.built_with = LOCKSTEP_GPU_PART_KEY,
                        .nccl_loaded = &nccl_loaded,
                        .versions = &versions,
                        .look = &visible_gpus,
-                       .make_nccl = &make_nccl};
+                       .make_nccl = &make_nccl,
+                       .record = &record_graph};
 
 }  // namespace
 }  // namespace lockstep

@@ -53,36 +53,57 @@ at::Tensor Batches::host_memory(at::IntArrayRef sizes) const {
   return at::empty(sizes, at::TensorOptions(at::kLong).pinned_memory(device_.is_cuda()));
 }
 
+bool Batches::moves() const {
+  return pass_.augmentation().flip != Augmentation::Flip::none || pass_.augmentation().translate != 0;
+}
+
 void Batches::load(std::span<const int64_t> indices, int64_t epoch, at::Tensor& images, at::Tensor& labels) const {
   if (where_ == Where::host) {
     pass_.load(set_, indices, epoch, images, labels);
     return;
   }
-  const auto count = static_cast<int64_t>(indices.size());
-  const Augmentation& augmentation = pass_.augmentation();
-  const at::Tensor host = host_memory({count});
-  std::memcpy(host.data_ptr<int64_t>(), indices.data(), indices.size_bytes());
-  const at::Tensor chosen = host.to(device_, /*non_blocking=*/true);
-  if (augmentation.flip == Augmentation::Flip::none && augmentation.translate == 0) {
-    images = at::index(bytes_, {chosen});
-  } else {
-    // Which row and column of its image each row and column of the batch shows.
-    const at::Tensor from = host_memory({2, count, 32});
-    int64_t* row = from.data_ptr<int64_t>();
-    int64_t* column = row + count * 32;
-    for (const int64_t index : indices) {
-      const Placement place = placement(augmentation, epoch, index);
-      for (const uint8_t shown_row : shown(place.down, false)) *row++ = shown_row;
-      for (const uint8_t shown_column : shown(place.right, place.mirrored)) *column++ = shown_column;
+  Chosen chosen;
+  choose(indices, epoch, chosen);
+  make(chosen, images, labels);
+}
+
+void Batches::choose(std::span<const int64_t> indices, int64_t epoch, Chosen& chosen) const {
+  const auto send = [&](const at::Tensor& from, at::Tensor& to) {
+    if (to.defined() && to.sizes() == from.sizes()) {
+      to.copy_(from, /*non_blocking=*/true);
+    } else {
+      to = from.to(device_, /*non_blocking=*/true);
     }
-    const at::Tensor there = from.to(device_, /*non_blocking=*/true);
-    images = at::index(bytes_, {chosen.view({count, 1, 1, 1}), channels_, there[0].view({count, 1, 32, 1}),
-                                there[1].view({count, 1, 1, 32})});
+  };
+  const auto count = static_cast<int64_t>(indices.size());
+  const at::Tensor which = host_memory({count});
+  std::memcpy(which.data_ptr<int64_t>(), indices.data(), indices.size_bytes());
+  send(which, chosen.images);
+  if (!moves()) return;
+  // Which row and column of its image each row and column of the batch shows.
+  const at::Tensor from = host_memory({2, count, 32});
+  int64_t* row = from.data_ptr<int64_t>();
+  int64_t* column = row + count * 32;
+  for (const int64_t index : indices) {
+    const Placement place = placement(pass_.augmentation(), epoch, index);
+    for (const uint8_t shown_row : shown(place.down, false)) *row++ = shown_row;
+    for (const uint8_t shown_column : shown(place.right, place.mirrored)) *column++ = shown_column;
+  }
+  send(from, chosen.places);
+}
+
+void Batches::make(const Chosen& chosen, at::Tensor& images, at::Tensor& labels) const {
+  const int64_t count = chosen.images.size(0);
+  if (moves()) {
+    images = at::index(bytes_, {chosen.images.view({count, 1, 1, 1}), channels_,
+                                chosen.places[0].view({count, 1, 32, 1}), chosen.places[1].view({count, 1, 1, 32})});
+  } else {
+    images = at::index(bytes_, {chosen.images});
   }
   images = images.to(at::kFloat).div_(top_);
-  if (augmentation.normalize) images = images.sub_(mean_).div_(std_);
+  if (pass_.augmentation().normalize) images = images.sub_(mean_).div_(std_);
   if (format_ != at::MemoryFormat::Contiguous) images = images.contiguous(format_);
-  labels = at::index(labels_, {chosen});
+  labels = at::index(labels_, {chosen.images});
 }
 
 }  // namespace lockstep

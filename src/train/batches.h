@@ -34,8 +34,18 @@ class Batches {
 
   void load(std::span<const int64_t> indices, int64_t epoch, at::Tensor& images, at::Tensor& labels) const;
 
+  /// On a device, load() in its two halves: what a batch is made from travels there, and the batch is made of it.
+  struct Chosen {
+    at::Tensor images;  ///< int64 [n]: which ones
+    at::Tensor places;  ///< int64 [2, n, 32], if they are mirrored or moved: where rows and columns come from
+  };
+  /// Into the tensors of `chosen` where these have the sizes of such a batch, else into new ones.
+  void choose(std::span<const int64_t> indices, int64_t epoch, Chosen& chosen) const;
+  void make(const Chosen& chosen, at::Tensor& images, at::Tensor& labels) const;
+
  private:
   at::Tensor host_memory(at::IntArrayRef sizes) const;
+  bool moves() const;
 
   const Cifar10& set_;
   c10::Device device_;

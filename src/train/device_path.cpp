@@ -27,6 +27,21 @@ void move_net(torch::nn::Module& net, c10::Device device, const std::string& mem
   }
 }
 
+OwnStream::OwnStream(c10::Device device) {
+  if (!device.is_cuda()) return;
+  const c10::impl::VirtualGuardImpl guard(device.type());
+  const c10::Stream own = guard.getStreamFromGlobalPool(device);
+  // What the default stream was given until now comes first.
+  guard.synchronizeStream(guard.getStream(device));
+  before_ = guard.exchangeStream(own);
+}
+
+OwnStream::~OwnStream() {
+  if (!before_) return;
+  // No wait for what it was given: after an error that may never end.
+  c10::impl::VirtualGuardImpl(before_->device_type()).exchangeStream(*before_);
+}
+
 Autocast::Autocast(c10::Device device, const std::string& precision) : type_(device.type()), on_(precision == "bf16") {
   if (!on_) return;
   before_ = at::autocast::is_autocast_enabled(type_);

@@ -3,8 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
+#include <c10/core/Stream.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,20 @@ void set_up_device(const Settings& settings);
 
 /// Local: moves parameters and buffers to `device`, in the layout of train.memory_format.
 void move_net(torch::nn::Module& net, c10::Device device, const std::string& memory_format);
+
+/// As long as it lives, the calling thread's work for a GPU goes to a stream of its own, as work that is recorded must:
+/// the default stream cannot be recorded. A module's DistributedDataParallel must be made under it, too. Nothing on the
+/// CPU.
+class OwnStream {
+ public:
+  explicit OwnStream(c10::Device device);
+  ~OwnStream();
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+
+ private:
+  std::optional<c10::Stream> before_;
+};
 
 /// As long as it lives, the calling thread's operations on `device` take and give bfloat16 where that is safe
 /// (autocast), when `precision` is bf16; otherwise nothing.

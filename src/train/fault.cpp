@@ -63,8 +63,9 @@ Fault::Fault(int rank) {
   }
   kind_ = kind;
   if (parts[2].matched) seconds_ = std::atof(parts[2].str().c_str());
+  if (parts[4].matched) step_of_any_ = std::atoll(parts[4].str().c_str());
   if (std::atoi(parts[3].str().c_str()) != rank) return;
-  if (parts[4].matched) step_ = std::atoll(parts[4].str().c_str());
+  step_ = step_of_any_;
   point_ = point;
 }
 

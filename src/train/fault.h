@@ -29,6 +29,9 @@ class Fault {
   /// Whether that fault is due now, on this rank.
   bool due(Kind kind, int64_t step) const { return kind == kind_ && step == step_; }
 
+  /// Whether the loss of some rank becomes NaN in that step; the same on all ranks.
+  bool changes_a_loss(int64_t step) const { return kind_ == Kind::nan && step == step_of_any_; }
+
   /// Between forward and backward; any kind but nan and flip.
   void in_step(int64_t step) const;
   /// The same at a point.
@@ -43,6 +46,7 @@ class Fault {
   std::string text_;
   Kind kind_ = Kind::none;
   double seconds_ = 2;
+  int64_t step_of_any_ = -1;
   int64_t step_ = -1;  // -1: not on this rank, or at a point
   int point_ = -1;     // likewise
 };

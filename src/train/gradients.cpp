@@ -7,6 +7,7 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -33,6 +34,11 @@ DdpOptions ddp_options(const Settings& settings) {
           .wire = settings.ddp_wire == "bf16" ? DdpOptions::Wire::bf16 : DdpOptions::Wire::fp32};
 }
 
+// DistributedDataParallel's engine makes its buckets anew in the second step and times its first ten, then every 100th.
+// What those steps do beside their work cannot be recorded.
+constexpr int64_t kFirstSteps = 12;
+bool engine_times(int64_t step) { return step < kFirstSteps || step % 100 == 0; }
+
 [[noreturn]] void fail(const std::string& what, int64_t step, const std::string& last_saved) {
   throw Error(ExitCode::diverged, fmt::format("{} in step {}", what, step),
               fmt::format("{}; a lower optim.lr or train.clip_norm may help",
@@ -42,21 +48,25 @@ DdpOptions ddp_options(const Settings& settings) {
 }  // namespace
 
 Gradients::Gradients(World& world, std::shared_ptr<Net> net, const Settings& settings, const Plan& plan,
-                     StepClock& clock, Load load, Reads reads)
+                     StepClock& clock, const Batches& batches, Reads reads)
     : world_(world),
       net_(std::move(net)),
       settings_(settings),
       plan_(plan),
       clock_(clock),
-      load_(std::move(load)),
+      batches_(batches),
       reads_(reads),
       deal_(plan, settings.train_virtual_ranks > 0 ? 1 : world.size()),
       parameters_(net_->parameters()) {
+  if (reads_ == Reads::when_asked) {
+    const auto there = at::TensorOptions(at::kDouble).device(parameters_.at(0).device());
+    for (at::Tensor* scalar : {&bad_norm_, &bad_loss_, &step_there_}) *scalar = at::zeros({}, there);
+  }
   if (settings.train_virtual_ranks > 0) {
     virtual_ranks_.emplace(world, net_, settings.train_virtual_ranks);
   } else {
     ddp_.emplace(world, net_, ddp_options(settings));
-    ddp_->on_gradients_ready([this] { clock_.gradients_ready(); });
+    ddp_->on_gradients_ready([this] { recording_ != nullptr ? recording_->mark() : clock_.gradients_ready(); });
   }
 }
 
@@ -70,16 +80,24 @@ at::Tensor Gradients::loss_of(const at::Tensor& logits, const at::Tensor& labels
   return at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100, settings_.train_label_smoothing);
 }
 
-void Gradients::run_passes(int64_t step, int64_t shard, const std::function<void(at::Tensor&)>* before_backward) {
-  const auto passes = deal_.passes(step, shard);
+void Gradients::enter(StepClock::Phase phase) {
+  if (recording_ == nullptr) clock_.enter(phase);
+}
+
+void Gradients::run_passes(int64_t shard, const StepHooks* hooks, const std::vector<Batches::Chosen>* chosen) {
+  const auto passes = deal_.passes(place_.in_epoch, shard);
   // The weighted sum of the losses of the shard's passes.
   double sum = 0;
   at::Tensor unread;
   for (size_t i = 0; i < passes.size(); ++i) {
     const Pass& pass = passes[i];
-    clock_.enter(StepClock::data);
-    load_(pass.images, images_, labels_);
-    clock_.enter(StepClock::forward);
+    enter(StepClock::data);
+    if (chosen != nullptr) {
+      batches_.make((*chosen)[i], images_, labels_);
+    } else {
+      batches_.load(pass.images, place_.epoch, images_, labels_);
+    }
+    enter(StepClock::forward);
     std::optional<NoSync> alone;
     if (ddp_ && i + 1 < passes.size()) alone.emplace(ddp_->no_sync());
     at::Tensor loss;
@@ -88,7 +106,10 @@ void Gradients::run_passes(int64_t step, int64_t shard, const std::function<void
       loss = ddp_ ? ddp_->forward(images_) : net_->forward(images_);
     }
     loss = loss_of(loss.to(at::kFloat), labels_);
-    if (i == 0 && before_backward != nullptr) (*before_backward)(loss);
+    if (i == 0 && hooks != nullptr) {
+      if (hooks->midway) hooks->midway();
+      if (hooks->change_loss) hooks->change_loss(loss);
+    }
     // A loss that is not finite makes gradients so, whatever they would be: all ranks see it in the same step.
     if (reads_ == Reads::each_step) {
       const double value = loss.item<float>();
@@ -102,7 +123,7 @@ void Gradients::run_passes(int64_t step, int64_t shard, const std::function<void
       if (pass.weight != 1) loss = loss * pass.weight;
       loss = loss * (value - value + 1);  // 1, or NaN
     }
-    clock_.enter(StepClock::backward);
+    enter(StepClock::backward);
     loss.backward();  // all ranks: the last pass of a step averages the gradients
   }
   if (reads_ == Reads::each_step) {
@@ -112,17 +133,63 @@ void Gradients::run_passes(int64_t step, int64_t shard, const std::function<void
   }
 }
 
-void Gradients::step(int64_t step, const std::function<void(at::Tensor&)>& before_backward) {
+void Gradients::step(const StepPlace& place, const StepHooks& hooks) {
+  place_ = place;
   shard_losses_.clear();
   unread_losses_.clear();
-  if (ddp_) {
+  replayed_ = may_replay(hooks);
+  if (replayed_) {
+    replay(hooks);
+  } else if (ddp_) {
     ddp_->zero_grad();
-    run_passes(step, world_.rank(), &before_backward);
+    run_passes(world_.rank(), &hooks);
+    ++plain_steps_;
   } else {
     bool first = true;
-    virtual_ranks_->step(
-        [&](int64_t shard) { run_passes(step, shard, std::exchange(first, false) ? &before_backward : nullptr); });
+    virtual_ranks_->step([&](int64_t shard) { run_passes(shard, std::exchange(first, false) ? &hooks : nullptr); });
   }
+}
+
+// The same on all ranks: NCCL wants a sum recorded by all of them or by none.
+bool Gradients::may_replay(const StepHooks& hooks) const {
+  if (!settings_.train_cuda_graph || reads_ != Reads::when_asked || !ddp_ || hooks.plain) return false;
+  if (deal_.images(place_.in_epoch) != plan_.global_batch) return false;
+  return recorded_ || !engine_times(plain_steps_ + 1);
+}
+
+void Gradients::replay(const StepHooks& hooks) {
+  clock_.enter(StepClock::data);
+  const auto passes = deal_.passes(place_.in_epoch, world_.rank());
+  chosen_.resize(passes.size());
+  for (size_t i = 0; i < passes.size(); ++i) batches_.choose(passes[i].images, place_.epoch, chosen_[i]);
+  step_there_.fill_(static_cast<double>(place_.in_run));
+  if (!recorded_) record();
+  clock_.enter(StepClock::backward);
+  if (hooks.midway) hooks.midway();
+  recorded_->replay();
+  unread_losses_ = recorded_losses_;
+  clock_.replays(*recorded_);
+}
+
+void Gradients::record() {
+  clock_.pause(true);
+  try {
+    recorded_ = record_work(world_.device(), [this](RecordedWork& work) {
+      recording_ = &work;
+      unread_losses_.clear();
+      ddp_->zero_grad();
+      run_passes(world_.rank(), nullptr, &chosen_);
+      work.mark();
+      clip_on_device();
+      recorded_losses_ = unread_losses_;
+      recording_ = nullptr;
+    });
+  } catch (const c10::Error& error) {
+    throw Error(ExitCode::internal,
+                fmt::format("a step could not be recorded as a CUDA graph: {}", error.what_without_backtrace()),
+                "train without (--set train.cuda_graph=false), and report it with `lockstep --version`");
+  }
+  clock_.pause(false);
 }
 
 double Gradients::mean_loss() {
@@ -134,31 +201,41 @@ double Gradients::mean_loss() {
   return std::accumulate(losses.begin(), losses.end(), 0.0) / (ddp_ ? world_.size() : 1);
 }
 
-void Gradients::clip(double limit, int64_t step_of_run, int64_t step, const std::string& last_saved) {
+// Gives the length of all gradients.
+at::Tensor Gradients::clip_on_device() {
   std::vector<at::Tensor> gradients;
   for (const at::Tensor& parameter : parameters_) {
     if (parameter.grad().defined()) gradients.push_back(parameter.grad());
   }
-  if (gradients.empty()) return;
+  if (gradients.empty()) return {};
   const at::NoGradGuard no_grad;
   const at::Tensor length = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients)));
-  if (limit > 0) {
+  if (const double limit = settings_.train_clip_norm; limit > 0) {
     // As a list of one-element tensors, since a tensor as the factor of all would be read by the host first.
     const at::Tensor factor = (limit / (length + 1e-6)).clamp_max(1.0);
     for (at::Tensor& gradient : gradients) gradient.mul_(factor);
   }
-  if (reads_ == Reads::each_step) {
-    // The averaged gradients are the same on all ranks, so they all see in the same step when these are not finite.
-    if (!std::isfinite(length.item<float>())) explain_now(step_of_run, step, last_saved);
-    return;
-  }
+  if (reads_ == Reads::each_step) return length;
   const auto note = [&](at::Tensor& first_bad, const at::Tensor& value) {
-    if (!first_bad.defined()) first_bad = at::zeros({}, value.options().dtype(at::kDouble));
     const at::Tensor now = ((value - value) != 0).bitwise_and(first_bad == 0).to(at::kDouble);  // NaN is not 0
-    first_bad += now * static_cast<double>(step_of_run);
+    first_bad += now * step_there_;
   };
   note(bad_norm_, length);
   for (const at::Tensor& loss : unread_losses_) note(bad_loss_, loss);
+  return length;
+}
+
+void Gradients::clip(const std::string& last_saved) {
+  if (reads_ == Reads::each_step) {
+    // The averaged gradients are the same on all ranks, so they all see in the same step when these are not finite.
+    const at::Tensor length = clip_on_device();
+    if (length.defined() && !std::isfinite(length.item<float>())) explain_now(last_saved);
+    return;
+  }
+  if (!replayed_) {
+    step_there_.fill_(static_cast<double>(place_.in_run));
+    clip_on_device();
+  }
   ++steps_unread_;
 }
 
@@ -186,12 +263,14 @@ void Gradients::explain_later(int64_t step_of_run, int64_t own_loss_step, const 
   throw std::logic_error("unreachable");
 }
 
-void Gradients::explain_now(int64_t step_of_run, int64_t step, const std::string& last_saved) {
+void Gradients::explain_now(const std::string& last_saved) {
   const at::AutoGradMode with_gradients(true);  // who calls computes without
   const std::string saved = world_.all_gather(last_saved)[0];
   world_.together([&] {
     for (const double loss : shard_losses_) {
-      if (!std::isfinite(loss)) fail(fmt::format("the loss on rank {} is {}", world_.rank(), loss), step_of_run, saved);
+      if (!std::isfinite(loss)) {
+        fail(fmt::format("the loss on rank {} is {}", world_.rank(), loss), place_.in_run, saved);
+      }
     }
   });
   // Every loss is finite, so a gradient is not. Each rank does its passes again, alone, to see whether it was its own:
@@ -202,18 +281,18 @@ void Gradients::explain_now(int64_t step_of_run, int64_t step, const std::string
       std::optional<NoSync> alone;
       if (ddp_) alone.emplace(ddp_->no_sync());
       const int64_t shard = plan_.shards_per_rank * world_.rank() + i;
-      for (const Pass& pass : deal_.passes(step, shard)) {
-        load_(pass.images, images_, labels_);
+      for (const Pass& pass : deal_.passes(place_.in_epoch, shard)) {
+        batches_.load(pass.images, place_.epoch, images_, labels_);
         loss_of(logits(images_), labels_).backward();
       }
       for (const auto& [name, parameter] : net_->named_parameters().pairs()) {
         if (parameter.grad().defined() && !parameter.grad().isfinite().all().item<bool>()) {
-          fail(fmt::format("the gradient of {} on rank {} is not finite", name, world_.rank()), step_of_run, saved);
+          fail(fmt::format("the gradient of {} on rank {} is not finite", name, world_.rank()), place_.in_run, saved);
         }
       }
     }
   });
-  world_.together([&] { fail("each rank's gradients are finite, but their sum is not,", step_of_run, saved); });
+  world_.together([&] { fail("each rank's gradients are finite, but their sum is not,", place_.in_run, saved); });
   throw std::logic_error("unreachable");
 }
 

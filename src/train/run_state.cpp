@@ -23,6 +23,7 @@ const std::map<std::string, OnResume>& free_settings() {
       {"data.dir", OnResume::ignored},  // the images are compared, not the folder's name
       {"train.epochs", OnResume::may_change},
       {"train.max_steps", OnResume::may_change},
+      {"train.cuda_graph", OnResume::may_change},
       {"optim.lr_scale", OnResume::ignored},
       {"eval.batch", OnResume::may_change},
       {"eval.every_epochs", OnResume::may_change},

@@ -74,6 +74,8 @@ const std::vector<Info>& infos() {
        0,
        {"contiguous", "channels_last"}},
       {"train.tf32", &Settings::train_tf32, "let GPUs round float32 factors to TF32 (10 bits of mantissa): faster"},
+      {"train.cuda_graph", &Settings::train_cuda_graph,
+       "GPUs start each step as one recorded graph, after the first steps: much faster, with the same bits"},
       {"train.label_smoothing", &Settings::train_label_smoothing, "share of each label that is spread over all classes",
        0, 1},
       {"optim.name",

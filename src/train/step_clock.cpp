@@ -9,6 +9,7 @@
 #include "lockstep/world.h"
 #include "log/trace.h"
 #include "train/device_path.h"
+#include "world/recorded_work.h"
 
 namespace lockstep {
 namespace {
@@ -66,7 +67,7 @@ Spread spread(const std::vector<double>& values) {
 }
 
 void StepClock::enter(Phase phase) {
-  if (running_ && phase == phase_) return;
+  if (paused_ || (running_ && phase == phase_)) return;
   const auto now = Clock::now();
   world_.doing(kNames[phase], step_);
   if (running_) {
@@ -96,6 +97,12 @@ void StepClock::step_ends() {
 StepFigures StepClock::gather() {
   if (events_) {
     events_->add_to(seconds_);
+    if (replays_ > 0) {
+      const double waited = 1e-3 * replayed_->ms_after_mark(0) * static_cast<double>(replays_);
+      const double moved = std::min(waited, seconds_[backward]);
+      seconds_[backward] -= moved;
+      seconds_[waiting] += moved;
+    }
     comm_s_ = seconds_[waiting];
   }
   const double all = std::accumulate(seconds_.begin(), seconds_.end(), 0.0);
@@ -115,6 +122,7 @@ StepFigures StepClock::gather() {
   seconds_ = {};
   comm_s_ = 0;
   steps_ = 0;
+  replays_ = 0;
   return {.compute = row(0), .data_wait = row(1), .comm_wait = row(2), .gpu_memory = row(3)};
 }
 

@@ -26,6 +26,8 @@ class TraceFile {
   /// Collective, after the run's last step: writes what there is when the last step to trace did not come. Gives what a
   /// person should know about it, or nothing.
   std::string finish(StepClock& clock);
+  /// Whether steps are being recorded; the same on all ranks.
+  bool under_way() const { return trace_ != nullptr; }
 
  private:
   World& world_;

@@ -104,6 +104,7 @@ TrainResult train(World& world, const TrainRequest& request) {
   world.set_deadline(kPatience * settings.watch_deadline_s);
   const DoingNothing afterwards{world};
   world.doing("start", 0);
+  const OwnStream stream(world.device());
 
   // All ranks: everything that can be wrong is looked at before anything is written.
   std::optional<Cifar10> train_set;
@@ -215,12 +216,8 @@ TrainResult train(World& world, const TrainRequest& request) {
                         memory_format(settings), training_augmentation(settings));
   int64_t epoch = start.epoch;
   StepClock clock(world);
-  Gradients gradients(
-      world, net, settings, plan, clock,
-      [&](std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) {
-        batches.load(indices, epoch, images, labels);
-      },
-      as_on_a_gpu ? Gradients::Reads::when_asked : Gradients::Reads::each_step);
+  Gradients gradients(world, net, settings, plan, clock, batches,
+                      as_on_a_gpu ? Gradients::Reads::when_asked : Gradients::Reads::each_step);
   const double slower = settings.train_virtual_ranks > 0 ? gradients.cost_of_virtual_ranks() : 0;
   const std::string opening = banner(world, settings, plan, named_parameters(*net), *train_set, *test_set,
                                      {.recipe = request.recipe,
@@ -289,12 +286,17 @@ TrainResult train(World& world, const TrainRequest& request) {
       const int64_t step = result.steps + 1;
       trace.begin_step(step, clock);
       clock.step_begins(step);
-      gradients.step(i, [&](at::Tensor& loss) {
-        fault->in_step(step);
-        if (fault->due(Fault::Kind::nan, step)) loss = loss * std::numeric_limits<double>::quiet_NaN();
-      });
+      gradients.step({.epoch = epoch, .in_epoch = i, .in_run = step},
+                     {.midway = [&] { fault->in_step(step); },
+                      .change_loss =
+                          [&](at::Tensor& loss) {
+                            if (fault->due(Fault::Kind::nan, step)) {
+                              loss = loss * std::numeric_limits<double>::quiet_NaN();
+                            }
+                          },
+                      .plain = trace.under_way() || fault->changes_a_loss(step)});
       clock.enter(StepClock::optimizer);
-      gradients.clip(settings.train_clip_norm, step, i, saver.last_good());
+      gradients.clip(saver.last_good());
       optimizer.step(step, plan.scheduled_steps);
       if (fault->due(Fault::Kind::flip, step)) flip_a_bit(*net);
       clock.enter(StepClock::log);

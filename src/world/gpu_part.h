@@ -5,9 +5,12 @@
 
 #include <c10/util/intrusive_ptr.h>
 
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "world/gpus.h"
+#include "world/recorded_work.h"
 
 namespace c10d {
 class Backend;
@@ -33,6 +36,7 @@ struct GpuPart {
   VisibleGpus (*look)();      ///< starts no context on any GPU
   c10::intrusive_ptr<c10d::Backend> (*make_nccl)(const c10::intrusive_ptr<c10d::Store>& store,
                                                  const NcclOptions& options);
+  std::unique_ptr<RecordedWork> (*record)(const std::function<void(RecordedWork&)>& work);  ///< see record_work
 };
 
 /// The name of the one function that the part exports: `const GpuPart* lockstep_gpu_part()`.

@@ -83,23 +83,18 @@ struct Steps {
         batches(set, device, Batches::Where::device, at::MemoryFormat::Contiguous, {}),
         clock(world()) {
     move_net(*net, device, settings.train_memory_format);
-    gradients.emplace(
-        world(), net, settings, plan, clock,
-        [this](std::span<const int64_t> indices, at::Tensor& images, at::Tensor& labels) {
-          batches.load(indices, 0, images, labels);
-        },
-        Gradients::Reads::when_asked);
+    gradients.emplace(world(), net, settings, plan, clock, batches, Gradients::Reads::when_asked);
     optimizer.emplace(net->parameters(), torch::optim::SGDOptions(0.01).momentum(0.9).weight_decay(1e-4));
     std::vector<int64_t> order(static_cast<size_t>(plan.images_per_epoch));
     for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int64_t>(i) % set.size();
     gradients->deal().begin_epoch(order);
   }
 
-  void step(
-      int64_t i, const std::function<void(at::Tensor&)>& before_backward = [](at::Tensor&) {}) {
+  void step(int64_t i, const std::function<void(at::Tensor&)>& change_loss = nullptr) {
     clock.step_begins(1);
-    gradients->step(i, before_backward);
-    gradients->clip(settings.train_clip_norm, i + 1, i, "");
+    gradients->step({.epoch = 0, .in_epoch = i, .in_run = i + 1},
+                    {.midway = nullptr, .change_loss = change_loss, .plain = change_loss != nullptr});
+    gradients->clip("");
     optimizer->step();
     clock.step_ends();
   }
@@ -124,8 +119,9 @@ TEST(DevicePath, AStepReadsNothingBack) {
     Steps steps(of, at::kCPU);
     steps.step(0);  // makes the buckets
     const CountingReads counting;
-    for (int64_t i = 1; i < 6; ++i) steps.step(i);
+    for (int64_t i = 1; i < 18; ++i) steps.step(i % 12);
     EXPECT_EQ(reads, 0) << virtual_ranks;
+    EXPECT_EQ(steps.gradients->replayed(), virtual_ranks == 0);
 
     // The count sees what it shall see.
     steps.step(6, [](at::Tensor& loss) { loss.item<float>(); });
@@ -180,6 +176,53 @@ TEST(DevicePath, AStepNeedsNoValueOfTheDevice) {
   EXPECT_ANY_THROW(steps.step(3, [](at::Tensor& loss) { loss.item<float>(); }));
 }
 
+TEST(DevicePath, FullStepsAreReplayedOnceTheFirstAreDone) {
+  Settings of = settings();
+  of.train_accumulate = 2;
+  of.train_clip_norm = 0.5;
+  Settings without = of;
+  without.train_cuda_graph = false;
+  at::manual_seed(5);
+  Steps replayed(of, at::kCPU);
+  at::manual_seed(5);
+  Steps plain(without, at::kCPU);
+  const int64_t last = replayed.plan.steps_per_epoch - 1;  // 8 of 24 images
+  for (int64_t i = 0; i < 3 * replayed.plan.steps_per_epoch; ++i) {
+    const int64_t step = i % replayed.plan.steps_per_epoch;
+    // The loss of one step is doubled, as somebody who watches it might.
+    const auto twice = [](at::Tensor& loss) { loss = loss * 2; };
+    const auto change = i == 20 ? std::function<void(at::Tensor&)>(twice) : nullptr;
+    replayed.step(step, change);
+    plain.step(step, change);
+    EXPECT_EQ(replayed.gradients->replayed(), i >= 11 && step != last && i != 20) << i;
+    EXPECT_FALSE(plain.gradients->replayed());
+    replayed.gradients->check("");
+    plain.gradients->check("");
+    EXPECT_EQ(replayed.gradients->mean_loss(), plain.gradients->mean_loss()) << i;
+  }
+  const auto others = state_dict(*plain.net);
+  for (const auto& [name, value] : state_dict(*replayed.net)) {
+    for (const auto& [other, reference] : others) {
+      if (name != other) continue;
+      EXPECT_TRUE(at::equal(value, reference)) << name;
+    }
+  }
+}
+
+TEST(DevicePath, AReplayedStepThatIsNotFiniteIsNamed) {
+  Steps steps(settings(), at::kCPU);
+  for (int64_t i = 0; i < 13; ++i) {
+    if (i == 12) {
+      const at::NoGradGuard no_grad;
+      steps.net->parameters()[0].fill_(std::numeric_limits<float>::quiet_NaN());
+    }
+    steps.step(i);
+  }
+  EXPECT_TRUE(steps.gradients->replayed());
+  const std::string said = test::agreed_error(ExitCode::diverged, 0, [&] { steps.gradients->check(""); });
+  EXPECT_EQ(said, "the loss on rank 0 is not finite in step 13");
+}
+
 // A whole run on both ways leaves the same weights, byte for byte, and logs the same losses.
 TEST(DevicePath, AWholeRunGivesTheBitsOfTheCpusWay) {
   for (const char* format : {"contiguous", "channels_last"}) {
@@ -193,6 +236,7 @@ TEST(DevicePath, AWholeRunGivesTheBitsOfTheCpusWay) {
         request.settings.train_memory_format = format;
         request.settings.train_clip_norm = 0.5;
         request.settings.eval_every_epochs = 1;
+        request.settings.train_max_steps = 40;  // over epochs, most of them replayed
         request.out = world().all_gather(folder.path())[0] + (as_on_a_gpu ? "/gpu" : "/cpu");
         request.quiet = true;
         request.as_on_a_gpu = as_on_a_gpu;
