@@ -24,6 +24,15 @@ def cpu_model():
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
+def gpus():
+    """The names of the GPUs that nvidia-smi lists; none without a driver."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listed.stdout.splitlines() if listed.returncode == 0 else []
+
+
 def mpirun(ranks):
     """mpirun for ranks with a core each; where there are fewer, or only a part of the machine, which it would not respect, the scheduler places them."""
     if ranks <= len(cores()) and len(os.sched_getaffinity(0)) == os.cpu_count():

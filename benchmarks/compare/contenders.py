@@ -20,10 +20,11 @@ class Contender:
     title: str
     ranks: int
     threads: int  # of each rank
-    group: str  # tutorial, tuned, compiled or lockstep
+    group: str  # tutorial, tuned, compiled, graphed or lockstep
     precision: str = "fp32"
     settings: tuple = ()  # Lockstep's
     optional: bool = False  # it may fail: what it needs is not on every machine
+    deterministic: bool = False  # of PyTorch on GPUs; Lockstep always is
 
 
 def contenders(ranks, all_threads):
@@ -54,13 +55,35 @@ def contenders(ranks, all_threads):
     return found
 
 
-def python_command(options, group, precision, ranks, threads):
+def gpu_contenders(gpus, threads):
+    """A rank for each GPU. What PyTorch has more of, on one GPU, is a whole step as a graph."""
+    found = []
+    where = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+
+    def add(group, key, title, precision="fp32", settings=(), optional=False, deterministic=False):
+        found.append(Contender(f"{key}-gpu", f"{title}, {where}", gpus, threads, group, precision, settings, optional, deterministic))
+
+    add("tutorial", "tutorial", "PyTorch, the tutorial's loop")
+    for precision in ("fp32", "bf16"):
+        add("tuned", f"tuned-{precision}", f"PyTorch, tuned, {precision}", precision)
+        add("compiled", f"compiled-{precision}", f"PyTorch, compiled, {precision}", precision, optional=True)
+        if gpus == 1:
+            add("graphed", f"graphed-{precision}", f"PyTorch, graphed, {precision}", precision)
+            add("graphed", f"graphed-{precision}-deterministic", f"PyTorch, graphed, deterministic, {precision}", precision, deterministic=True)
+    add("lockstep", "lockstep-tutorial", "Lockstep, tutorial's settings, fp32")
+    add("lockstep", "lockstep-bf16", "Lockstep, channels_last, bf16", "bf16", ("train.memory_format=channels_last", "train.precision=bf16"))
+    return found
+
+
+def python_command(options, group, precision, ranks, threads, deterministic=False):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks] if ranks > 1 else []
     words = [options.python, *launcher, TRAINING, "--data-dir", options.data_dir, "--loop", group, "--precision", precision]
-    words += ["--threads", threads, "--batch", options.batch]
+    words += ["--threads", threads, "--batch", options.batch, "--device", options.device]
+    if deterministic:
+        words.append("--deterministic")
     if group == "tutorial":
         words += ["--workers", options.workers]
-    elif 1 < ranks <= len(cores()):
+    elif options.device == "cpu" and 1 < ranks <= len(cores()):
         words += ["--core", *cores()[:ranks]]
     return words
 
@@ -70,7 +93,8 @@ def python_environment(options, temporary, group, threads):
     env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo", "PYTHONDONTWRITEBYTECODE": "1"}
     env |= {name: str(temporary) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCH_HOME")}
     env["TORCHINDUCTOR_CACHE_DIR"] = str(temporary / "inductor")
-    env["CUDA_VISIBLE_DEVICES"] = ""
+    if options.device == "cpu":
+        env["CUDA_VISIBLE_DEVICES"] = ""
     if group != "tutorial":
         env |= KEEP_MEMORY
         env |= dict(word.split("=", 1) for word in options.torch_env)
@@ -79,14 +103,14 @@ def python_environment(options, temporary, group, threads):
 
 def lockstep_command(options, ranks, threads, run, *words):
     launcher = mpirun(ranks) if ranks > 1 else []
-    train = [options.binary, "train", "--data-dir", options.data_dir, "--out", run, "--threads", threads, "--device", "cpu", "--quiet"]
+    train = [options.binary, "train", "--data-dir", options.data_dir, "--out", run, "--threads", threads, "--device", options.device, "--quiet"]
     return [*launcher, *train, *words]
 
 
 def command(options, contender, temporary, run):
     """The words and the environment of its process."""
     if contender.group != "lockstep":
-        words = python_command(options, contender.group, contender.precision, contender.ranks, contender.threads)
+        words = python_command(options, contender.group, contender.precision, contender.ranks, contender.threads, contender.deterministic)
         words += ["--warm-up", options.interval, "--steps", 3 * options.interval]
         return words, python_environment(options, temporary, contender.group, contender.threads)
     settings = ["data.shuffle=true", f"train.global_batch={options.batch * contender.ranks}", "train.epochs=1000000"]

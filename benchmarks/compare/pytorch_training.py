@@ -7,6 +7,10 @@ tutorial   what the tutorial does: a data set of PIL images, made into tensors o
 tuned      what a person who knows PyTorch does: images in memory as tensors, batches cut out of them, channels_last, fused SGD,
            gradients as views of DDP's buckets, ranks with a core each
 compiled   the same with network and loss by torch.compile
+graphed    on one GPU: the tuned step recorded once as a CUDA graph and replayed
+
+With --device cuda everything is on GPUs, one for each rank, by NCCL; float32 is float32 (no TF32), in the default layout, which is the
+faster one there.
 """
 
 import argparse
@@ -31,6 +35,7 @@ from tutorial import TutorialNet
 
 RECORD_BYTES = 1 + 3 * 32 * 32
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def say(event, **values):
@@ -81,8 +86,9 @@ class TutorialLoop:
         # Lockstep's order of images.
         self.sampler = DistributedSampler(data, RANKS, RANK, shuffle=True, seed=options.seed)
         self.loader = DataLoader(data, batch_size=options.batch, sampler=self.sampler, drop_last=not options.evaluate, num_workers=options.workers)
-        self.net = make_net()
+        self.net = make_net().to(options.device)
         self.model = DistributedDataParallel(self.net) if RANKS > 1 else self.net
+        self.device = options.device
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01)
 
@@ -91,6 +97,7 @@ class TutorialLoop:
         yield from self.loader
 
     def step(self, images, labels):
+        images, labels = images.to(self.device), labels.to(self.device)
         loss = self.criterion(self.model(images), labels)
         self.optimizer.zero_grad()
         loss.backward()
@@ -101,15 +108,20 @@ class TutorialLoop:
 class TunedLoop:
     def __init__(self, options):
         self.options = options
-        bf16 = options.precision == "bf16"
+        bf16, gpu = options.precision == "bf16", options.device != "cpu"
+        self.channels_last = bf16 or not gpu
         images, labels = read_split(options.data_dir, "train")
         # In the type that the first convolution takes: autocast would round the same numbers the same way, batch by batch.
         self.images = torch.from_numpy(images).to(torch.float32).div_(255).to(torch.bfloat16 if bf16 else torch.float32)
-        self.labels = torch.from_numpy(labels)
+        if not self.channels_last:
+            self.images = self.images.permute(0, 3, 1, 2).contiguous()
+        self.images, self.labels = self.images.to(options.device), torch.from_numpy(labels).to(options.device)
         self.sampler = DistributedSampler(self.labels, RANKS, RANK, shuffle=True, seed=options.seed)
-        self.net = make_net().to(memory_format=torch.channels_last)
-        self.autocast = (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else contextlib.nullcontext
-        self.model = torch.compile(self.net) if options.loop == "compiled" else self.net
+        self.net = make_net().to(options.device)
+        if self.channels_last:
+            self.net = self.net.to(memory_format=torch.channels_last)
+        self.autocast = (lambda: torch.autocast("cuda" if gpu else "cpu", torch.bfloat16)) if bf16 else contextlib.nullcontext
+        self.model = torch.compile(self.net, mode="reduce-overhead" if gpu else None) if options.loop == "compiled" else self.net
         if RANKS > 1:
             self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True, static_graph=True)
         self.loss = nn.functional.cross_entropy
@@ -117,10 +129,14 @@ class TunedLoop:
 
     def epoch(self, index):
         self.sampler.set_epoch(index)
-        order = torch.tensor(list(self.sampler))
+        order = torch.tensor(list(self.sampler)).to(self.options.device)
         for chosen in order[: len(order) // self.options.batch * self.options.batch].split(self.options.batch):
-            # [n, 32, 32, 3] seen as [n, 3, 32, 32] is channels_last.
-            yield self.images.index_select(0, chosen).permute(0, 3, 1, 2), self.labels.index_select(0, chosen)
+            yield self.batch(chosen)
+
+    def batch(self, chosen):
+        images = self.images.index_select(0, chosen)
+        # [n, 32, 32, 3] seen as [n, 3, 32, 32] is channels_last.
+        return images.permute(0, 3, 1, 2) if self.channels_last else images, self.labels.index_select(0, chosen)
 
     def step(self, images, labels):
         with self.autocast():
@@ -129,6 +145,38 @@ class TunedLoop:
         loss.backward()
         self.optimizer.step()
         return loss
+
+
+class GraphedLoop(TunedLoop):
+    """As PyTorch's documentation records a whole step: eleven steps on a stream beside, then one that is recorded."""
+
+    def __init__(self, options):
+        super().__init__(options)
+        self.chosen = torch.arange(options.batch, device=options.device)
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(11):
+                super().step(*super().batch(self.chosen))
+        torch.cuda.current_stream().wait_stream(beside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss_there = super().step(*super().batch(self.chosen))
+
+    def batch(self, chosen):
+        self.chosen.copy_(chosen)
+        return chosen, chosen
+
+    def step(self, images, labels):
+        self.graph.replay()
+        return self.loss_there
+
+
+def wait_for_all(options):
+    if options.device != "cpu":
+        torch.cuda.synchronize()
+    if RANKS > 1:
+        dist.barrier()
 
 
 def measure(options, loop):
@@ -146,14 +194,12 @@ def measure(options, loop):
             if step % 100 == 0:
                 loss.item()  # the log's
             if step == options.warm_up:
-                if RANKS > 1:
-                    dist.barrier()
+                wait_for_all(options)
                 images, started = 0, time.perf_counter()
             if step == last:
                 break
         epoch += 1
-    if RANKS > 1:
-        dist.barrier()
+    wait_for_all(options)
     say("speed", images_per_s=RANKS * images / (time.perf_counter() - started), loss=loss.item())
 
 
@@ -182,7 +228,9 @@ def train_and_test(options, loop):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--loop", choices=["tutorial", "tuned", "compiled"], default="tutorial")
+    parser.add_argument("--loop", choices=["tutorial", "tuned", "compiled", "graphed"], default="tutorial")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--deterministic", action="store_true", help="on GPUs only cuDNN's algorithms that give the same bits every time")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--core", nargs="*", default=[], metavar="CPU,CPU", help="one for each rank, to run on")
@@ -198,9 +246,14 @@ def main():
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     say("versions", torch=torch.__version__, cpu_capability=torch.backends.cpu.get_cpu_capability(), threads=torch.get_num_threads())
+    if options.device == "cuda":
+        options.device = f"cuda:{LOCAL_RANK}"
+        torch.cuda.set_device(LOCAL_RANK)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = options.deterministic
     if RANKS > 1:
-        dist.init_process_group("gloo")
-    loop = (TutorialLoop if options.loop == "tutorial" else TunedLoop)(options)
+        dist.init_process_group("gloo" if options.device == "cpu" else "nccl")
+    loop = {"tutorial": TutorialLoop, "graphed": GraphedLoop}.get(options.loop, TunedLoop)(options)
     if options.evaluate:
         train_and_test(options, loop)
     else:

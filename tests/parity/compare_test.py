@@ -117,6 +117,16 @@ class CompareTest(LockstepTest):
             self.assertIn("hint: ", result.stderr)
         self.assertIn("lockstep-bf16-ranks", self.compare("--list").stdout)
 
+    def test_gpus_have_contenders_of_their_own(self):
+        one, two = (self.compare("--device", "cuda", "--ranks", ranks, "--list").stdout for ranks in (1, 2))
+        for listed in (one, two):
+            self.assertIn("lockstep-tutorial-gpu", listed)
+        self.assertIn("graphed-bf16-deterministic-gpu", one)
+        self.assertNotIn("graphed", two)
+        result = self.compare("--device", "cuda", "--ranks", 9, "--data-dir", self.small_data())
+        self.assertEqual(result.rc, 69, str(result))
+        self.assertIn("9 ranks, but nvidia-smi lists", result.stderr)
+
 
 if __name__ == "__main__":
     unittest.main()
