@@ -4,9 +4,13 @@
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/fmax.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/unbind.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
@@ -60,7 +64,7 @@ Gradients::Gradients(World& world, std::shared_ptr<Net> net, const Settings& set
       parameters_(net_->parameters()) {
   if (reads_ == Reads::when_asked) {
     const auto there = at::TensorOptions(at::kDouble).device(parameters_.at(0).device());
-    for (at::Tensor* scalar : {&bad_norm_, &bad_loss_, &step_there_}) *scalar = at::zeros({}, there);
+    step_there_ = at::zeros({}, there);
   }
   if (settings.train_virtual_ranks > 0) {
     virtual_ranks_.emplace(world, net_, settings.train_virtual_ranks);
@@ -216,12 +220,15 @@ at::Tensor Gradients::clip_on_device() {
     for (at::Tensor& gradient : gradients) gradient.mul_(factor);
   }
   if (reads_ == Reads::each_step) return length;
-  const auto note = [&](at::Tensor& first_bad, const at::Tensor& value) {
-    const at::Tensor now = ((value - value) != 0).bitwise_and(first_bad == 0).to(at::kDouble);  // NaN is not 0
-    first_bad += now * step_there_;
-  };
-  note(bad_norm_, length);
-  for (const at::Tensor& loss : unread_losses_) note(bad_loss_, loss);
+  std::vector<at::Tensor> seen = {length.to(at::kDouble)};
+  seen.insert(seen.end(), unread_losses_.begin(), unread_losses_.end());
+  const at::Tensor values = at::stack(seen);
+  if (!finite_.defined()) {
+    finite_ = at::zeros_like(values);
+    finite_until_ = at::full_like(values, static_cast<double>(place_.in_run - 1));
+  }
+  finite_ += values - values;                                         // 0 or NaN, and once NaN always
+  at::fmax_out(finite_until_, finite_until_, finite_ + step_there_);  // passes NaN over
   return length;
 }
 
@@ -242,14 +249,18 @@ void Gradients::clip(const std::string& last_saved) {
 void Gradients::check(const std::string& last_saved) {
   if (steps_unread_ == 0) return;
   std::vector<at::Tensor> scalars = unread_losses_;
-  scalars.push_back(bad_norm_);
-  scalars.push_back(bad_loss_);
+  if (finite_.defined()) {
+    for (const at::Tensor& each : finite_until_.unbind()) scalars.push_back(each);
+  }
   const std::vector<double> values = read_back(scalars);
   steps_unread_ = 0;
-  const auto losses = static_cast<ptrdiff_t>(unread_losses_.size());
-  shard_losses_.assign(values.begin(), values.begin() + losses);
-  const auto bad_norm = static_cast<int64_t>(values[values.size() - 2]);
-  if (bad_norm > 0) explain_later(bad_norm, static_cast<int64_t>(values.back()), last_saved);
+  const size_t losses = unread_losses_.size();
+  shard_losses_.assign(values.begin(), values.begin() + static_cast<ptrdiff_t>(losses));
+  const auto first_bad = [&](size_t i) { return static_cast<int64_t>(values[losses + i]) + 1; };
+  if (!finite_.defined() || first_bad(0) > place_.in_run) return;
+  int64_t own = place_.in_run + 1;
+  for (size_t i = 1; i <= losses; ++i) own = std::min(own, first_bad(i));
+  explain_later(first_bad(0), own, last_saved);
 }
 
 // The parameters have moved on: what is known is what was noted then.

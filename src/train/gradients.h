@@ -103,11 +103,11 @@ class Gradients {
   std::optional<VirtualRanks> virtual_ranks_;
   std::vector<at::Tensor> parameters_;
   std::vector<double> shard_losses_;  // of this rank's shards in the last step, weighted
-  // With Reads::when_asked: the same on the device, and the first steps whose norm, and whose loss of this rank, were
-  // not finite; 0: none.
+  // With Reads::when_asked, on the device: the same, and of the norm and each of these losses (float64 [1 + losses])
+  // whether it was finite in all steps so far (0, else NaN) and the last step until which it was.
   std::vector<at::Tensor> unread_losses_;
-  at::Tensor bad_norm_;
-  at::Tensor bad_loss_;
+  at::Tensor finite_;
+  at::Tensor finite_until_;
   at::Tensor step_there_;  // place_.in_run
   int64_t steps_unread_ = 0;
   at::Tensor images_;

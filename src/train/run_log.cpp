@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <system_error>
+#include <utility>
 
 #include "lockstep/error.h"
 #include "log/text.h"
@@ -154,7 +155,10 @@ void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, co
                     text_of(figures.compute), text_of(figures.data_wait), text_of(figures.comm_wait)));
   }
   if (figures.gpu_memory.most > 0) {
-    progress_.line(fmt::format("          GiB of GPU memory, min/median/max (worst): {}", text_of(figures.gpu_memory)));
+    const std::string memory = options_.world_size > 1
+                                   ? fmt::format("min/median/max (worst): {}", text_of(figures.gpu_memory))
+                                   : fmt::format("{:.2f}", figures.gpu_memory.most);
+    if (std::exchange(gpu_memory_, memory) != memory) progress_.line("          GiB of GPU memory: " + memory);
   }
   nlohmann::ordered_json values = {
       {"event", "train"},

@@ -79,7 +79,8 @@ class RunLog {
   JsonLines lines_;
   EventWriter events_;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
-  bool behind_ = false;  // something is kept for later
+  bool behind_ = false;     // something is kept for later
+  std::string gpu_memory_;  // as it was last told
   double last_loss_ = std::nan("");
 };
 
