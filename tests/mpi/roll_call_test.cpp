@@ -108,5 +108,28 @@ TEST(RollCall, WhatComesLateButComesIsNoFailure) {
   world().barrier();
 }
 
+TEST(RollCall, ARankThatWaitsElsewhereMayAskToo) {
+  if (world().size() == 1) GTEST_SKIP() << "needs two ranks";
+  const int last = world().size() - 1;
+  for (const bool answers : {true, false}) {
+    const Communicator own;
+    Whereabouts where;
+    std::atomic<int> asked = 0;
+    where.enter("computing", world().rank() == last ? 6 : 7);
+    {
+      CommThread thread(own.comm, false);
+      if (answers || world().rank() != last) thread.watch(watch_on(own.comm, where, asked));
+      world().barrier();
+      if (world().rank() == 0) {
+        const CommThread::Others others = thread.ask_others();
+        const std::string odd = fmt::format("rank {} on a host", last);
+        EXPECT_EQ(others.silent, answers ? std::vector<std::string>() : std::vector<std::string>{odd});
+        EXPECT_EQ(others.behind, answers ? odd + ", alive and in computing of step 6" : "");
+      }
+      world().barrier();
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lockstep
