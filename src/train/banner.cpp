@@ -10,6 +10,7 @@
 #include "lockstep/version.h"
 #include "lockstep/world.h"
 #include "log/text.h"
+#include "train/gradients.h"
 #include "world/observe.h"
 
 namespace lockstep {
@@ -44,7 +45,7 @@ std::string how_it_computes(const Settings& settings, bool gpu) {
   std::string text = settings.train_precision == "bf16" ? ", bf16 where that is safe" : ", fp32";
   if (gpu) text += settings.train_tf32 ? " with TF32" : " without TF32";
   if (settings.train_memory_format == "channels_last") text += ", channels_last";
-  if (gpu && settings.train_cuda_graph && settings.train_virtual_ranks == 0) text += ", steps as CUDA graphs";
+  if (gpu && records_steps(settings)) text += ", steps as CUDA graphs";
   return text;
 }
 

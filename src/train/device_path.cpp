@@ -5,7 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/CachingDeviceAllocator.h>
-#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/nn/module.h>
 
@@ -42,6 +41,16 @@ OwnStream::~OwnStream() {
   c10::impl::VirtualGuardImpl(before_->device_type()).exchangeStream(*before_);
 }
 
+void StepsAhead::given() {
+  constexpr size_t kMost = 4;
+  if (!device_.is_cuda()) return;
+  ends_.emplace_back(device_.type());
+  ends_.back().record(c10::impl::VirtualGuardImpl(device_.type()).getStream(device_));
+  if (ends_.size() <= kMost) return;
+  ends_.front().synchronize();
+  ends_.pop_front();
+}
+
 Autocast::Autocast(c10::Device device, const std::string& precision) : type_(device.type()), on_(precision == "bf16") {
   if (!on_) return;
   before_ = at::autocast::is_autocast_enabled(type_);
@@ -72,6 +81,10 @@ std::vector<double> read_back(const std::vector<at::Tensor>& scalars) {
   }
   const auto* values = host.const_data_ptr<double>();
   return {values, values + host.numel()};
+}
+
+void give_back_memory(c10::Device device) {
+  if (device.is_cuda()) c10::getDeviceAllocator(device.type())->emptyCache();
 }
 
 int64_t peak_memory(c10::Device device) {

@@ -3,9 +3,11 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
+#include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
@@ -39,6 +41,19 @@ class OwnStream {
   std::optional<c10::Stream> before_;
 };
 
+/// Keeps the host from running away from a GPU that one order makes busy for a whole step: what waits for the GPU later
+/// would wait for all steps in between, and pass a deadline though all is well. Nothing on the CPU.
+class StepsAhead {
+ public:
+  explicit StepsAhead(c10::Device device) : device_(device) {}
+  /// Local: a step was given to the current stream. Waits until all but the last few are done.
+  void given();
+
+ private:
+  c10::Device device_;
+  std::deque<c10::Event> ends_;
+};
+
 /// As long as it lives, the calling thread's operations on `device` take and give bfloat16 where that is safe
 /// (autocast), when `precision` is bf16; otherwise nothing.
 class Autocast {
@@ -56,6 +71,9 @@ class Autocast {
 
 /// Local: scalars (any dtype) on one device, as doubles on the host: one copy into pinned memory, and one wait for it.
 std::vector<double> read_back(const std::vector<at::Tensor>& scalars);
+
+/// Local: gives memory of the device that LibTorch keeps for later and that nobody uses back to it; may wait for it.
+void give_back_memory(c10::Device device);
 
 /// Local: the most bytes that LibTorch has taken of this GPU's memory so far; 0 on the CPU.
 int64_t peak_memory(c10::Device device);

@@ -6,7 +6,8 @@
 
 namespace lockstep {
 
-/// LOCKSTEP_FAULT=KIND@RANK:WHEN plants one fault on that rank, in a step (a number, counted from 1) or at a point:
+/// LOCKSTEP_FAULT=KIND@RANK:WHEN, set for all ranks, plants one fault on that rank, in a step (a number, counted from
+/// 1) or at a point:
 ///   throw         an exception
 ///   kill, stop    SIGKILL, SIGSTOP
 ///   exit          the process ends with code 3

@@ -51,6 +51,10 @@ bool engine_times(int64_t step) { return step < kFirstSteps || step % 100 == 0; 
 
 }  // namespace
 
+bool records_steps(const Settings& settings) {
+  return settings.train_cuda_graph && settings.train_virtual_ranks == 0 && settings.ddp_wire != "bf16";
+}
+
 Gradients::Gradients(World& world, std::shared_ptr<Net> net, const Settings& settings, const Plan& plan,
                      StepClock& clock, const Batches& batches, Reads reads)
     : world_(world),
@@ -61,7 +65,8 @@ Gradients::Gradients(World& world, std::shared_ptr<Net> net, const Settings& set
       batches_(batches),
       reads_(reads),
       deal_(plan, settings.train_virtual_ranks > 0 ? 1 : world.size()),
-      parameters_(net_->parameters()) {
+      parameters_(net_->parameters()),
+      ahead_(world.device()) {
   if (reads_ == Reads::when_asked) {
     const auto there = at::TensorOptions(at::kDouble).device(parameters_.at(0).device());
     step_there_ = at::zeros({}, there);
@@ -156,7 +161,7 @@ void Gradients::step(const StepPlace& place, const StepHooks& hooks) {
 
 // The same on all ranks: NCCL wants a sum recorded by all of them or by none.
 bool Gradients::may_replay(const StepHooks& hooks) const {
-  if (!settings_.train_cuda_graph || reads_ != Reads::when_asked || !ddp_ || hooks.plain) return false;
+  if (!records_steps(settings_) || reads_ != Reads::when_asked || hooks.plain) return false;
   if (deal_.images(place_.in_epoch) != plan_.global_batch) return false;
   return recorded_ || !engine_times(plain_steps_ + 1);
 }
@@ -167,15 +172,19 @@ void Gradients::replay(const StepHooks& hooks) {
   chosen_.resize(passes.size());
   for (size_t i = 0; i < passes.size(); ++i) batches_.choose(passes[i].images, place_.epoch, chosen_[i]);
   step_there_.fill_(static_cast<double>(place_.in_run));
-  if (!recorded_) record();
   clock_.enter(StepClock::backward);
+  if (!recorded_) record();
   if (hooks.midway) hooks.midway();
   recorded_->replay();
+  ahead_.given();
   unread_losses_ = recorded_losses_;
   clock_.replays(*recorded_);
 }
 
 void Gradients::record() {
+  // The graph has memory of its own, beside what plain steps took and may need again. An error of an earlier step shows
+  // here at the latest, under its own name.
+  give_back_memory(world_.device());
   clock_.pause(true);
   try {
     recorded_ = record_work(world_.device(), [this](RecordedWork& work) {
@@ -188,9 +197,15 @@ void Gradients::record() {
       recorded_losses_ = unread_losses_;
       recording_ = nullptr;
     });
+  } catch (const c10::OutOfMemoryError& error) {
+    throw Error(
+        ExitCode::usage,
+        fmt::format("no memory for a recorded step beside what plain ones need: {}", error.what_without_backtrace()),
+        "train without (--set train.cuda_graph=false), or with a smaller train.micro_batch or batch");
   } catch (const c10::Error& error) {
-    throw Error(ExitCode::internal,
-                fmt::format("a step could not be recorded as a CUDA graph: {}", error.what_without_backtrace()),
+    const std::string said = error.what_without_backtrace();
+    if (said.find("captur") == std::string::npos) throw;
+    throw Error(ExitCode::internal, fmt::format("a step could not be recorded as a CUDA graph: {}", said),
                 "train without (--set train.cuda_graph=false), and report it with `lockstep --version`");
   }
   clock_.pause(false);

@@ -15,6 +15,7 @@
 #include "lockstep/virtual_ranks.h"
 #include "train/batches.h"
 #include "train/deal.h"
+#include "train/device_path.h"
 #include "train/step_clock.h"
 #include "world/recorded_work.h"
 
@@ -28,6 +29,10 @@ struct StepPlace {
   int64_t in_epoch = 0;  ///< from 0
   int64_t in_run = 0;    ///< from 1
 };
+
+/// Whether full steps on a GPU are recorded and replayed: with train.cuda_graph, unless virtual ranks or ddp.wire =
+/// bf16 do something in a step that was not tried in a recorded one.
+bool records_steps(const Settings& settings);
 
 struct StepHooks {
   std::function<void()> midway;                       ///< once on each rank, between forward and backward
@@ -52,8 +57,9 @@ class Gradients {
   /// Collective: runs this rank's passes of a step. Afterwards every rank has the gradients of the mean over the global
   /// batch. A loss that is not finite makes all gradients so, on every rank.
   ///
-  /// With Reads::when_asked and train.cuda_graph, all that a full step gives to a GPU here and in clip() is recorded
-  /// once the first steps are done, and replayed from then on: the same kernels on the same places, so the same bits.
+  /// With Reads::when_asked, where records_steps() says so, all that a full step gives to a GPU here and in clip() is
+  /// recorded once the first steps are done, and replayed from then on: the same kernels on the same places, so the
+  /// same bits.
   void step(const StepPlace& place, const StepHooks& hooks);
 
   /// Collective, after step(): gradients longer than train.clip_norm (2-norm over all; 0: no limit) are scaled to it,
@@ -118,6 +124,7 @@ class Gradients {
   std::unique_ptr<RecordedWork> recorded_;
   std::vector<at::Tensor> recorded_losses_;
   RecordedWork* recording_ = nullptr;
+  StepsAhead ahead_;
   int64_t plain_steps_ = 0;
   bool replayed_ = false;
 };

@@ -183,9 +183,25 @@ Presence CommThread::presence() const {
 }
 
 void CommThread::attend(Clock::time_point now) {
-  if (!roll_call_ || failure_ || now - listened_ < kListen) return;
+  if (!roll_call_ || (failure_ && !only_late_) || now - listened_ < kListen) return;
   listened_ = now;
-  if (roll_call_->listen()) was_asked_ = true;
+  try {
+    if (roll_call_->listen()) was_asked_ = true;
+  } catch (const Error&) {
+    if (!failure_) throw;
+    only_late_ = false;
+  }
+}
+
+// Those who wait for answers do so from the latest call on, whoever made it: it makes earlier answers void.
+void CommThread::call_roll(Clock::time_point now) {
+  if (now - called_ <= kAnswer) return;
+  called_ = now;
+  roll_call_->ask();
+}
+
+bool CommThread::roll_is_called(Clock::time_point now) const {
+  return roll_call_->complete() || now - called_ > kAnswer;
 }
 
 void CommThread::check_deadlines(Clock::time_point now) {
@@ -197,8 +213,9 @@ void CommThread::check_deadlines(Clock::time_point now) {
     tell_missing(**late, now);
   } else if (!asked_at_) {
     asked_at_ = now;
-    roll_call_->ask();
-  } else if (roll_call_->complete() || now - *asked_at_ > kAnswer) {
+    call_roll(now);
+  } else if (roll_is_called(now)) {
+    only_late_ = true;
     tell_missing(**late, now);
   }
 }
@@ -243,20 +260,45 @@ void CommThread::tell_missing(const MpiOperation& late, Clock::time_point now) c
 }
 
 CommThread::Others CommThread::ask_others() {
-  std::unique_lock lock(mutex_);
-  if (!roll_call_ || failure_) return {};
-  const auto asked = Clock::now();
-  roll_call_->ask();
-  while (!roll_call_->complete() && !failure_ && Clock::now() - asked < kAnswer) {
-    lock.unlock();
-    std::this_thread::sleep_for(kListen / 2);
-    lock.lock();
-    attend(Clock::now());
-  }
   Others others;
-  if (failure_) return others;
-  const int64_t step = watch_->where().step;
-  int64_t earliest = step;
+  // Who asks is the last to notice that something stands still, so it waits for nothing: not for the lock either, which
+  // a call of MPI that hangs would keep.
+  std::unique_lock lock(mutex_, std::defer_lock);
+  const auto locked = [&] {
+    for (int i = 0; i < 100 && !lock.try_lock(); ++i) std::this_thread::sleep_for(milliseconds(10));
+    return lock.owns_lock();
+  };
+  const auto failed = [&] {
+    if (!failure_) return false;
+    try {
+      std::rethrow_exception(failure_);
+    } catch (const Error& error) {
+      others.failure = error;
+    } catch (const std::exception& error) {
+      others.failure = Error(ExitCode::internal, error.what(), "report it with `lockstep --version`");
+    }
+    return true;
+  };
+  if (!locked() || failed() || !roll_call_) return others;
+  Operations ended;
+  try {
+    call_roll(Clock::now());
+    while (!failed() && !roll_is_called(Clock::now())) {
+      lock.unlock();
+      std::this_thread::sleep_for(kListen / 2);
+      if (!locked()) return others;
+      attend(Clock::now());
+    }
+  } catch (...) {
+    fail(std::current_exception(), ended);
+    failed();
+  }
+  if (others.failure) {
+    lock.unlock();
+    finish(ended);
+    return others;
+  }
+  int64_t earliest = watch_->where().step;
   const auto& answers = roll_call_->answers();
   for (size_t rank = 0; rank < answers.size(); ++rank) {
     const std::string place = watch_->place(static_cast<int>(rank));
@@ -264,10 +306,9 @@ CommThread::Others CommThread::ask_others() {
     const auto& answer = answers[rank];
     if (!answer) {
       others.silent.push_back(place);
-    } else if (answer->step < earliest) {
+    } else if (answer->doing[0] != '\0' && answer->step < earliest) {
       earliest = answer->step;
-      others.behind = fmt::format("{}, alive and in {} of step {}", place,
-                                  answer->doing[0] == '\0' ? "its own work" : answer->doing, answer->step);
+      others.behind = fmt::format("{}, alive and in {} of step {}", place, answer->doing, answer->step);
     }
   }
   return others;
@@ -384,7 +425,7 @@ void CommThread::loop() {
         wake_.wait_for(lock, kLingerLook);
         int there = 0;
         if (!stop_ && active_.empty()) MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &there, MPI_STATUS_IGNORE);
-      } else if (roll_call_ && !failure_) {
+      } else if (roll_call_ && (!failure_ || only_late_)) {
         wake_.wait_for(lock, kListenIdle);
       } else {
         wake_.wait(lock);

@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "lockstep/error.h"
 #include "world/flight_record.h"
 #include "world/observe.h"
 #include "world/roll_call.h"
@@ -152,6 +153,7 @@ class CommThread {
   /// Asks all other ranks what they do, where watch() was called, and waits about a second for answers. For a rank
   /// that waits for others elsewhere than in here, such as in a sum between GPUs. Any thread.
   struct Others {
+    std::optional<Error> failure;     ///< what has failed all operations: nobody was asked any more
     std::vector<std::string> silent;  ///< places of those that do not answer
     std::string behind;  ///< "rank 1 on b, alive and in data of step 4": the first of those in an earlier step
   };
@@ -178,6 +180,8 @@ class CommThread {
   void finish(const Operations& ended);                    // without the lock
   void start_thread();                                     // under the lock
   void attend(Clock::time_point now);                      // under the lock: the roll call
+  void call_roll(Clock::time_point now);                   // under the lock: begins one, or joins one under way
+  bool roll_is_called(Clock::time_point now) const;        // under the lock: all have answered, or had the time to
   void check_deadlines(Clock::time_point now);             // under the lock: throws when one has passed
   [[noreturn]] void tell_missing(const MpiOperation& late, Clock::time_point now) const;
   Presence presence() const;
@@ -197,6 +201,7 @@ class CommThread {
   Operations active_;
   uint64_t submitted_ = 0;
   std::exception_ptr failure_;
+  bool only_late_ = false;            // the failure is a passed deadline: MPI still carries answers to roll calls
   std::atomic<bool> failed_ = false;  // the same, to be read without the lock
   std::shared_ptr<CommunicationObserver> observer_;
   Clock::time_point last_end_;
@@ -204,7 +209,8 @@ class CommThread {
   std::optional<Watch> watch_;
   std::unique_ptr<RollCall> roll_call_;
   Clock::time_point listened_;
-  std::optional<Clock::time_point> asked_at_;  // while a roll call of ours is under way
+  Clock::time_point called_;                   // the last roll call
+  std::optional<Clock::time_point> asked_at_;  // since when an operation is late
   std::atomic<bool> was_asked_ = false;
   enum class Sleep { none, short_while, until_woken } sleep_ = Sleep::none;
   bool moved_ = false;  // the last look found something done

@@ -49,8 +49,14 @@ void Watchdog::loop() {
     const Whereabouts::Now now = world_.impl().where.now();
     const double most = comm.deadline_s() + (comm.speaks_for_caller() ? kGraceWhileWaiting_s : 0);
     if (stop_ || comm.deadline_s() <= 0 || now.doing == nullptr || now.seconds < most) continue;
+    lock.unlock();
     std::this_thread::sleep_for(std::chrono::milliseconds(100) * std::min(world_.rank(), 20));  // one speaks
     const CommThread::Others others = comm.ask_others();
+    lock.lock();
+    // Meanwhile it may have gone on.
+    const Whereabouts::Now then = world_.impl().where.now();
+    if (stop_ || then.doing != now.doing || then.step != now.step || then.seconds < now.seconds) continue;
+    if (others.failure) end_job(world_, *others.failure);
     std::string what =
         fmt::format("{} of step {} has taken {:.1f} s, longer than the deadline", now.doing, now.step, now.seconds);
     std::string hint =

@@ -7,6 +7,7 @@
 //   gpu_rehearsal absent RANK      the same with a deadline of 2 s, and RANK does not come
 //   gpu_rehearsal watchdog RANK    a thread of RANK throws what NCCL's watchdog throws, while all wait for each other
 //   gpu_rehearsal still RANK       RANK stands still, while the others wait for their devices, with a deadline of 2 s
+//   gpu_rehearsal unvoted RANK     the same, with a vote of the others under way
 //   gpu_rehearsal stuck RANK       RANK stays longer in a call than its time limit, while the others wait
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
@@ -24,6 +25,7 @@
 #include "lockstep/world.h"
 #include "world/gpus.h"
 #include "world/last_words.h"
+#include "world/vote.h"
 
 namespace lockstep {
 namespace {
@@ -74,10 +76,12 @@ int rehearse(World& world, const std::string& what, const std::string& how) {
     });
     std::this_thread::sleep_for(std::chrono::seconds(60));
     watchdog.join();
-  } else if (what == "still") {
+  } else if (what == "still" || what == "unvoted") {
     world.doing("backward", 7);
     world.set_deadline(2);
     if (world.rank() == chosen) raise(SIGSTOP);
+    Vote vote(world);
+    if (what == "unvoted") vote.cast(0);
     std::this_thread::sleep_for(std::chrono::seconds(60));
   } else if (what == "stuck") {
     if (world.rank() == chosen) {

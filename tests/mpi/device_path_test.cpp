@@ -209,6 +209,17 @@ TEST(DevicePath, FullStepsAreReplayedOnceTheFirstAreDone) {
   }
 }
 
+TEST(DevicePath, WhatWasNotTriedInARecordedStepIsNotRecorded) {
+  Settings of = settings();
+  EXPECT_TRUE(records_steps(of));
+  of.ddp_wire = "bf16";
+  Steps steps(of, at::kCPU);
+  for (int64_t i = 0; i < 13; ++i) {
+    steps.step(i);
+    EXPECT_FALSE(steps.gradients->replayed());
+  }
+}
+
 TEST(DevicePath, AReplayedStepThatIsNotFiniteIsNamed) {
   Steps steps(settings(), at::kCPU);
   for (int64_t i = 0; i < 13; ++i) {
