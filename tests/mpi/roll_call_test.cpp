@@ -131,5 +131,29 @@ TEST(RollCall, ARankThatWaitsElsewhereMayAskToo) {
   }
 }
 
+TEST(RollCall, ARankWhoseDeadlineHasPassedStillAnswers) {
+  if (world().size() < 3) GTEST_SKIP() << "needs three ranks";
+  const Communicator own;
+  const int last = world().size() - 1;
+  const std::string odd = fmt::format("rank {} on a host", last);
+  Whereabouts where;
+  std::atomic<int> asked = 0;
+  where.enter("waiting", 7);
+  {
+    CommThread thread(own.comm, false);
+    if (world().rank() != last) thread.watch(watch_on(own.comm, where, asked));
+    if (world().rank() == 0) {
+      thread.set_deadline(0.2);
+      EXPECT_THAT(error_of_running(thread, std::make_shared<Endless>()), HasSubstr(odd + ": no answer"));
+      EXPECT_THAT(thread.ask_others().failure.value().what(), HasSubstr(odd));
+    }
+    world().barrier();
+    if (world().rank() == 1) {
+      EXPECT_EQ(thread.ask_others().silent, std::vector<std::string>{odd});
+    }
+    world().barrier();
+  }
+}
+
 }  // namespace
 }  // namespace lockstep
