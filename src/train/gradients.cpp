@@ -185,7 +185,6 @@ void Gradients::record() {
   // The graph has memory of its own, beside what plain steps took and may need again. An error of an earlier step shows
   // here at the latest, under its own name.
   give_back_memory(world_.device());
-  clock_.pause(true);
   try {
     recorded_ = record_work(world_.device(), [this](RecordedWork& work) {
       recording_ = &work;
@@ -208,7 +207,6 @@ void Gradients::record() {
     throw Error(ExitCode::internal, fmt::format("a step could not be recorded as a CUDA graph: {}", said),
                 "train without (--set train.cuda_graph=false), and report it with `lockstep --version`");
   }
-  clock_.pause(false);
 }
 
 double Gradients::mean_loss() {

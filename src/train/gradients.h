@@ -123,7 +123,7 @@ class Gradients {
   std::vector<Batches::Chosen> chosen_;
   std::unique_ptr<RecordedWork> recorded_;
   std::vector<at::Tensor> recorded_losses_;
-  RecordedWork* recording_ = nullptr;
+  RecordedWork* recording_ = nullptr;  // while passes are recorded, or rehearsed: they enter no phases
   StepsAhead ahead_;
   int64_t plain_steps_ = 0;
   bool replayed_ = false;

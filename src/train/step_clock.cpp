@@ -67,7 +67,7 @@ Spread spread(const std::vector<double>& values) {
 }
 
 void StepClock::enter(Phase phase) {
-  if (paused_ || (running_ && phase == phase_)) return;
+  if (running_ && phase == phase_) return;
   const auto now = Clock::now();
   world_.doing(kNames[phase], step_);
   if (running_) {

@@ -54,8 +54,6 @@ class StepClock {
   /// those who wait are timed themselves.)
   void gradients_ready();
 
-  /// Until it is called with false, entering phases does nothing: steps are recorded, not done.
-  void pause(bool paused) { paused_ = paused; }
   /// The phase under way is this work, with a mark where gradients_ready() would be and the next where the waiting is
   /// over. How long it takes is known for the last replay only; gather() takes that for all of its interval.
   void replays(const RecordedWork& work) {
@@ -79,7 +77,6 @@ class StepClock {
   World& world_;
   Trace* trace_ = nullptr;
   bool running_ = false;
-  bool paused_ = false;
   const RecordedWork* replayed_ = nullptr;
   int64_t replays_ = 0;
   Phase phase_ = data;
