@@ -5,6 +5,7 @@
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
+#include <c10/util/ScopeExit.h>
 #include <fmt/format.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
@@ -69,6 +70,34 @@ struct Work {
   }
 };
 
+// `ways`: milliseconds in the order of StepTimes, a sample of each way from every round.
+void compare(const std::vector<std::vector<double>>& ways, StepTimes& times) {
+  const auto over_rounds = [&](auto value) {
+    std::vector<double> values;
+    for (size_t i = 0; i < ways[0].size(); ++i) values.push_back(value(i));
+    return summarize(values);
+  };
+  const auto speed = [&](size_t way, size_t of = 0) {
+    return over_rounds([&](size_t i) { return ways[of][i] / ways[way][i]; }).p50;
+  };
+  times.speed_blocking = speed(1);
+  times.speed_in_buckets = speed(2);
+  times.speed_overlapped = speed(3);
+  if (ways.size() > 4) {
+    times.unsent = summarize(ways[4]);
+    times.speed_unsent = speed(4);
+    times.sending_in_buckets = speed(2, 4);
+    times.sending_overlapped = speed(3, 4);
+  }
+  const auto below_blocking = [&](size_t way) {
+    return over_rounds([&](size_t i) { return ways[1][i] - ways[way][i]; });
+  };
+  const Summary communication = below_blocking(0);
+  if (communication.p25 <= 0) return;
+  times.hidden_in_buckets = below_blocking(2).p50 / communication.p50;
+  times.hidden_overlapped = below_blocking(3).p50 / communication.p50;
+}
+
 }  // namespace
 
 StepTimes measure_step(World& world, const StepOptions& options) {
@@ -112,7 +141,7 @@ StepTimes measure_step(World& world, const StepOptions& options) {
     forward_and_loss().backward();
     optimizer_of_all.step();
   };
-  const std::vector<std::function<void()>> ways = {
+  std::vector<std::function<void()>> ways = {
       [&] { alone([&] { world.barrier(); }); },
       [&] {
         alone([&] {
@@ -128,6 +157,17 @@ StepTimes measure_step(World& world, const StepOptions& options) {
       [&] { with_ddp(false); },
       [&] { with_ddp(true); },
   };
+  if (world.size() > 1 && world.device().is_cpu()) {
+    ways.push_back([&] {
+      set_sending(world, false);
+      const auto again = c10::make_scope_exit([&] { set_sending(world, true); });
+      set_overlap(world, true);
+      ddp.zero_grad();
+      forward_and_loss().backward();
+      world.barrier();
+      optimizer_of_all.step();
+    });
+  }
   std::vector<std::vector<double>> samples(ways.size());
   for (int64_t step = -3; step < options.steps; ++step) {
     if (step == 0) {
@@ -150,16 +190,7 @@ StepTimes measure_step(World& world, const StepOptions& options) {
   times.blocking = summarize(samples[1]);
   times.in_buckets = summarize(samples[2]);
   times.overlapped = summarize(samples[3]);
-  const auto below_blocking = [&](size_t way) {
-    std::vector<double> difference;
-    for (size_t i = 0; i < samples[way].size(); ++i) difference.push_back(samples[1][i] - samples[way][i]);
-    return summarize(difference).p50;
-  };
-  if (world.size() > 1) {
-    const double communication = below_blocking(0);
-    times.hidden_in_buckets = below_blocking(2) / communication;
-    times.hidden_overlapped = below_blocking(3) / communication;
-  }
+  if (world.size() > 1) compare(samples, times);
   if (options.profile) {
     world.barrier();
     OperatorTimes operators;
@@ -177,17 +208,30 @@ std::string step_table(const StepTimes& times) {
   const auto row = [&](const char* name, const Summary& summary, const std::string& more = "") {
     text += fmt::format("{:<52} {:>9.2f} {:>9.2f}{}\n", name, summary.p50, summary.p95, more);
   };
-  const bool sent = times.hidden_overlapped.has_value();
-  const auto hidden = [](std::optional<double> share) {
-    return share ? fmt::format("   {:>4.0f} % hidden", 100 * *share) : "";
+  const auto shares = [](std::optional<double> speed, std::optional<double> hidden) {
+    return (speed ? fmt::format("  {:>6.3f}", *speed) : "") +
+           (hidden ? fmt::format("   {:>4.0f} % hidden", 100 * *hidden) : "");
   };
   row("forward", times.forward);
   row("backward", times.backward);
   row("optimizer", times.optimizer);
-  row("step that synchronises and sends nothing", times.synchronised, sent ? "    100 % hidden by definition" : "");
-  row("step with one blocking all-reduce after backward", times.blocking, sent ? "      0 % hidden by definition" : "");
-  row("step with buckets that move on after backward", times.in_buckets, hidden(times.hidden_in_buckets));
-  row("step with buckets that travel during backward", times.overlapped, hidden(times.hidden_overlapped));
+  if (times.speed_blocking) text += fmt::format("{:<72}  {:>6}\n", "# ways to average", "speed");
+  const auto when_told = [&](double share) { return times.hidden_overlapped ? std::optional(share) : std::nullopt; };
+  const auto whole = times.speed_blocking ? std::optional(1.0) : std::nullopt;
+  row("step that synchronises and sends nothing", times.synchronised, shares(whole, when_told(1)));
+  row("step with one blocking all-reduce after backward", times.blocking, shares(times.speed_blocking, when_told(0)));
+  row("step with buckets that move on after backward", times.in_buckets,
+      shares(times.speed_in_buckets, times.hidden_in_buckets));
+  row("step with buckets that travel during backward", times.overlapped,
+      shares(times.speed_overlapped, times.hidden_overlapped));
+  if (times.unsent) {
+    row("step with buckets that are not sent", *times.unsent, shares(times.speed_unsent, std::nullopt));
+    text += fmt::format("# sending leaves {:.3f} of that step's speed after backward, {:.3f} during backward\n",
+                        *times.sending_in_buckets, *times.sending_overlapped);
+  }
+  if (times.speed_blocking && !times.hidden_overlapped) {
+    text += "# the blocking all-reduce costs too little to tell what is hidden of it\n";
+  }
   return text;
 }
 

@@ -31,7 +31,7 @@ struct StepOptions {
 };
 
 /// Milliseconds a step (forward, backward, optimizer) on the slowest rank. A GPU is waited for at the end of a step, in
-/// the first two ways after each phase too.
+/// the first two ways after each phase too. What is optional needs more than one rank.
 struct StepTimes {
   int64_t gradient_bytes = 0;
   Summary forward;  ///< of this step's phases, on rank 0 and without communication
@@ -41,18 +41,29 @@ struct StepTimes {
   Summary blocking;      ///< one all-reduce of all gradients after backward
   Summary in_buckets;    ///< DistributedDataParallel, buckets start when they are full and are moved on after backward
   Summary overlapped;    ///< DistributedDataParallel, buckets travel while backward computes
+  std::optional<Summary> unsent;  ///< as that, but nothing is sent and the ranks meet instead; on CPUs only
+
+  /// What a way leaves of the speed of `synchronised`. Medians over the rounds of all ways, whose steps are neighbours:
+  /// a machine that turns slower or faster for a while does not shift them.
+  std::optional<double> speed_blocking;
+  std::optional<double> speed_in_buckets;
+  std::optional<double> speed_overlapped;
+  std::optional<double> speed_unsent;
+  /// What sending leaves of the speed of `unsent`, which has all other work of DistributedDataParallel.
+  std::optional<double> sending_in_buckets;
+  std::optional<double> sending_overlapped;
 
   /// The part of the communication that a way hides: 0 is `blocking`, 1 is `synchronised`. Medians of the differences
-  /// between steps of one round, which a machine that turns slower or faster for a while does not shift. NaN where
-  /// communication takes no time.
-  std::optional<double> hidden_in_buckets;  // one rank has nothing to hide
+  /// in a round. None where a quarter of the rounds or more found no cost of `blocking`: what is hidden of so little is
+  /// noise.
+  std::optional<double> hidden_in_buckets;
   std::optional<double> hidden_overlapped;
 
   /// Of rank 0 in steps of the last way, with `profile`.
   std::vector<OperatorTime> operators;
 };
 
-/// Collective. The four ways take turns step by step, so that a busy machine hits all alike.
+/// Collective. The ways take turns step by step, so that a busy machine hits all alike.
 StepTimes measure_step(World& world, const StepOptions& options);
 
 std::string step_table(const StepTimes& times);

@@ -8,6 +8,7 @@ namespace lockstep {
 /// In the unit of the samples.
 struct Summary {
   double mean = 0;
+  double p25 = 0;
   double p50 = 0;
   double p95 = 0;
   double p99 = 0;

@@ -114,6 +114,13 @@ void write_json(const std::string& path, const BenchJob& job, const Workload& wo
                {"blocking_ms", ms(times.blocking)},
                {"in_buckets_ms", ms(times.in_buckets)},
                {"overlapped_ms", ms(times.overlapped)},
+               {"unsent_ms", times.unsent ? ms(*times.unsent) : nlohmann::ordered_json()},
+               {"speed_blocking", share(times.speed_blocking)},
+               {"speed_in_buckets", share(times.speed_in_buckets)},
+               {"speed_overlapped", share(times.speed_overlapped)},
+               {"speed_unsent", share(times.speed_unsent)},
+               {"sending_in_buckets", share(times.sending_in_buckets)},
+               {"sending_overlapped", share(times.sending_overlapped)},
                {"hidden_in_buckets", share(times.hidden_in_buckets)},
                {"hidden_overlapped", share(times.hidden_overlapped)}});
   if (options.profile) {

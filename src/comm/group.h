@@ -10,6 +10,10 @@ class World;
 /// Local. Whether collectives on host memory go on beside the caller's computing. Results do not depend on it.
 void set_overlap(World& world, bool on);
 
+/// Local, alike on all ranks. For measurements: without, all-reduces on host memory end at once and leave each rank its
+/// own values.
+void set_sending(World& world, bool on);
+
 /// Local. Whether overlap is worth it here: over a network it hides the time that
 /// messages travel; between the ranks of one host there is only copying, which needs a core either way, so it pays when
 /// some core would be idle.

@@ -18,6 +18,8 @@ MpiBackend& mpi_backend(World& world) {
 
 void set_overlap(World& world, bool on) { mpi_backend(world).set_overlap(on); }
 
+void set_sending(World& world, bool on) { mpi_backend(world).set_sending(on); }
+
 bool overlap_pays(World& world) {
   if (world.size() == 1) return false;
   return world.hosts() > 1 || world.impl().spare_core();

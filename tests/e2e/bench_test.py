@@ -217,16 +217,20 @@ class SlowLinkTest(LockstepTest):
 
 
 class BenchStepTest(LockstepTest):
-    def test_a_step_is_measured_in_four_ways(self):  # ctest: processors=2
+    def test_a_step_is_measured_in_five_ways(self):  # ctest: processors=2
         path = self.folder / "step.json"
         words = ("--layers", 2, "--width", 32, "--batch", 8, "--steps", 3, "--threads", 1, "--json", path)
         result = self.done("bench", "step", *words, ranks=2)
         written = json.loads(path.read_text())
         self.assertEqual(written["gradient_bytes"], 4 * 2 * (32 * 32 + 32))
-        for name in ("forward", "backward", "optimizer", "synchronised", "blocking", "in_buckets", "overlapped"):
+        for name in ("forward", "backward", "optimizer", "synchronised", "blocking", "in_buckets", "overlapped", "unsent"):
             self.assertGreater(written[name + "_ms"]["p50"], 0, name)
             self.assertLessEqual(written[name + "_ms"]["p50"], written[name + "_ms"]["p95"], name)
-        self.assertIn("hidden", result.stdout)
+        shares = [name for name in written if name.startswith(("speed_", "sending_"))]
+        self.assertEqual(len(shares), 6)
+        self.assertGreater(min(written[name] for name in shares), 0)
+        # So small a step may cost too little to tell.
+        self.assertIn("too little" if written["hidden_overlapped"] is None else "% hidden", result.stdout)
 
     def test_a_profile_names_the_operators_of_a_network_and_their_shares(self):  # ctest: processors=2
         path = self.folder / "step.json"

@@ -102,7 +102,7 @@ MpiBackend::Works MpiBackend::broadcast(std::vector<at::Tensor>& tensors, const 
 }
 
 MpiBackend::Works MpiBackend::allreduce_one(at::Tensor& tensor, const c10d::ReduceOp& reduce_op) {
-  if (size_ == 1) {                         // the comm thread has nothing to wait for: not even its waking is paid for
+  if (size_ == 1 || !sending_) {            // the comm thread has nothing to wait for: not even its waking is paid for
     types_.datatype(tensor.scalar_type());  // what MPI cannot do is refused as with more ranks
     types_.op(reduce_op, tensor.scalar_type());
     return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::ALLREDUCE, std::vector<at::Tensor>{tensor});

@@ -41,6 +41,8 @@ class MpiBackend final : public c10d::Backend {
 
   /// Local. Whether communication goes on beside the caller's computing. Results do not depend on it.
   void set_overlap(bool on) { overlap_ = on; }
+  /// Local, alike on all ranks. Without, all-reduces end at once and leave each rank its own values: for measuring.
+  void set_sending(bool on) { sending_ = on; }
   /// Local. Memory where all-reduces need no copies; null when there is none (left).
   c10::DataPtr shared_memory(size_t bytes);
   /// Local. Returns when all-reduces and broadcasts under way have ended, well or not: as the Works tell, but without
@@ -81,6 +83,7 @@ class MpiBackend final : public c10d::Backend {
   std::shared_ptr<ScratchPool> pool_ = std::make_shared<ScratchPool>();
   std::shared_ptr<SharedBoard> board_;
   std::atomic<bool> overlap_ = true;
+  std::atomic<bool> sending_ = true;
   std::atomic<uint32_t> next_tag_ = 0;
   uint32_t tags_ = 32767;
   std::mutex mutex_;
