@@ -75,7 +75,7 @@ class EngineTest(LockstepTest):
 
     def test_virtual_ranks_give_the_same_bits_on_1_2_and_4_ranks_over_300_steps(self):  # ctest: processors=2 timeout=300
         data = self.real_data()
-        words = (*sets(train_virtual_ranks=4, optim_momentum=0.9, log_every_steps=100, data_shuffle="true", train_memory_format="channels_last"), "--max-steps", 300)
+        words = (*sets(train_virtual_ranks=4, train_global_batch=32, optim_momentum=0.9, log_every_steps=100, data_shuffle="true", train_memory_format="channels_last"), "--max-steps", 300)
         seen = set()
         for ranks in (1, 2, 4):
             run = self.folder / f"virtual-{ranks}"

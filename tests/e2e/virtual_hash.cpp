@@ -48,7 +48,7 @@ int main(int argc, char** argv) {
   const auto train_set = Cifar10::open(Cifar10::find(argv[1]), Cifar10::Split::train);
   const bool narrow = std::string(argv[2]) == "bfloat16";
   constexpr int64_t kShards = 4;
-  constexpr int64_t kBatch = 64;
+  constexpr int64_t kBatch = 16;
 
   at::manual_seed(1);
   auto net = std::make_shared<Small>(!narrow);

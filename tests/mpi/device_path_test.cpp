@@ -238,6 +238,7 @@ TEST(DevicePath, AReplayedStepThatIsNotFiniteIsNamed) {
 TEST(DevicePath, AWholeRunGivesTheBitsOfTheCpusWay) {
   for (const char* format : {"contiguous", "channels_last"}) {
     for (const char* precision : {"fp32", "bf16"}) {
+      if (world().size() > 2 && (format != std::string("contiguous") || precision != std::string("fp32"))) continue;
       const test::TemporaryFolder folder;
       std::vector<std::string> digests;
       for (const bool as_on_a_gpu : {false, true}) {
@@ -247,7 +248,7 @@ TEST(DevicePath, AWholeRunGivesTheBitsOfTheCpusWay) {
         request.settings.train_memory_format = format;
         request.settings.train_clip_norm = 0.5;
         request.settings.eval_every_epochs = 1;
-        request.settings.train_max_steps = 40;  // over epochs, most of them replayed
+        request.settings.train_max_steps = 28;  // over epochs, more than half of them replayed
         request.out = world().all_gather(folder.path())[0] + (as_on_a_gpu ? "/gpu" : "/cpu");
         request.quiet = true;
         request.as_on_a_gpu = as_on_a_gpu;

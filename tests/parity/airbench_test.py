@@ -13,7 +13,7 @@ from lockstep_runner import LockstepTest, execute
 
 SETTINGS = {
     "model.name": "airbench94",
-    "train.global_batch": 80,
+    "train.global_batch": 40,
     "train.epochs": 4,
     "optim.name": "muon",
     "optim.schedule": "linear",
@@ -41,7 +41,7 @@ class AirbenchTest(LockstepTest):
     def setUpClass(cls):
         torch.set_num_threads(1)
 
-    def small_data(self, train=160, test=100):  # two steps an epoch
+    def small_data(self, train=80, test=40):  # two steps an epoch
         return super().small_data(train, test)
 
     def run_of(self, name, *words, ranks=0, **more):
@@ -76,7 +76,7 @@ class AirbenchTest(LockstepTest):
         net = self.initial()
         start = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         run = self.run_of("run", "--max-steps", steps, **more)
-        python = airbench.train(net, *self.images(), steps=steps, batch=80, passes=passes, total_steps=8, whiten_steps=2, lr=0.24,
+        python = airbench.train(net, *self.images(), steps=steps, batch=40, passes=passes, total_steps=8, whiten_steps=2, lr=0.24,
                                 bias_lr=3.0, head_lr=40.0, decay=4e-3)
         losses = [line["train_loss"] for line in self.metrics(run, "train")]
         print(*zip(losses, python), sep="\n")
@@ -101,7 +101,7 @@ class AirbenchTest(LockstepTest):
         self.assert_trains_alike(passes=1)
 
     def test_steps_of_four_micro_batches_equal_python(self):
-        self.assert_trains_alike(passes=4, **{"train.micro_batch": 20})
+        self.assert_trains_alike(passes=4, **{"train.micro_batch": 10})
 
     def test_channels_last_equals_python(self):
         self.assert_trains_alike(passes=1, **{"train.memory_format": "channels_last"})
@@ -134,7 +134,7 @@ class AirbenchTest(LockstepTest):
         for ranks in (2, 4):
             with self.subTest(ranks=ranks):
                 # Replicas are compared in each step; they would differ if rank 0's whitening had not come to all.
-                run = self.run_of(f"run-{ranks}", "--max-steps", 3, ranks=ranks, **{"ddp.audit_every": 1, "train.micro_batch": 20})
+                run = self.run_of(f"run-{ranks}", "--max-steps", 3, ranks=ranks, **{"ddp.audit_every": 1, "train.micro_batch": 10})
                 self.assertEqual(len(self.metrics(run, "train")), 3)
 
     def test_ranks_with_unequal_threads_are_refused(self):  # ctest: processors=2
@@ -148,7 +148,7 @@ class AirbenchTest(LockstepTest):
     def test_virtual_ranks_give_the_same_bits(self):  # ctest: processors=2
         files = []
         for ranks in (0, 2):
-            run = self.run_of(f"run-{ranks}", "--max-steps", 3, ranks=ranks, **{"train.virtual_ranks": 4})
+            run = self.run_of(f"run-{ranks}", "--max-steps", 3, ranks=ranks, **{"train.virtual_ranks": 4, "train.global_batch": 16})
             files.append((run / "final.pth").read_bytes())
         self.assertEqual(*files)
 

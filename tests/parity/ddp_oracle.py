@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -12,6 +13,7 @@ import time
 import traceback
 
 import torch
+import torch._dynamo  # noqa: F401  DistributedDataParallel imports it, which takes over a second: here it is once for all ranks
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -43,8 +45,9 @@ class Outcome:
     losses: list  # of each step, the mean over the global batch
 
 
+@functools.cache
 def train(job, timeout_s=60):
-    """Trains and gives rank 0's Outcome, having seen that all ranks hold the same weights."""
+    """Trains and gives rank 0's Outcome, having seen that all ranks hold the same weights. Once for all that ask in a process."""
     # The ranks are forked, which spares each the import of torch; that needs a parent without threads.
     torch.set_num_threads(1)
     fork = multiprocessing.get_context("fork")

@@ -93,17 +93,17 @@ class WeightsTest(LockstepTest):
         self.assert_same_bits(job, "--set", "ddp.bucket_bytes=1")
 
     def test_many_buckets_that_travel_during_backward_on_2_ranks_equal_ddp(self):  # ctest: processors=2
-        job = ddp_oracle.Job(self.real_data(), ranks=2, max_steps=60, **NESTEROV)
+        job = ddp_oracle.Job(self.real_data(), ranks=2, max_steps=60, seed=7, data_seed=3, **NESTEROV)  # another test's, too
         self.assert_same_bits(job, "--set", "ddp.bucket_bytes=65536", "--set", "ddp.overlap=on")
 
     # Three ranks add gradients in another order than Gloo, so the last bits differ, and what agrees is the loss. With momentum such
     # differences grow within 40 steps beyond a millionth, in Python too when only its bucket size is another, so fewer are looked at.
 
-    def test_60_losses_of_sgd_on_3_ranks_agree_to_a_millionth(self):  # ctest: processors=3
-        self.assert_losses_agree(ddp_oracle.Job(self.real_data(), ranks=3, max_steps=60, global_batch=96, **PLAIN))
+    def test_60_losses_of_sgd_on_3_ranks_agree_to_a_millionth(self):  # ctest: processors=2
+        self.assert_losses_agree(ddp_oracle.Job(self.real_data(), ranks=3, max_steps=60, global_batch=24, **PLAIN))
 
-    def test_20_losses_of_nesterov_on_3_ranks_agree_to_a_millionth(self):  # ctest: processors=3
-        self.assert_losses_agree(ddp_oracle.Job(self.real_data(), ranks=3, max_steps=20, global_batch=63, **NESTEROV))
+    def test_20_losses_of_nesterov_on_3_ranks_agree_to_a_millionth(self):  # ctest: processors=2
+        self.assert_losses_agree(ddp_oracle.Job(self.real_data(), ranks=3, max_steps=20, global_batch=33, **NESTEROV))
 
     def assert_losses_agree(self, job):
         run, python = self.both(job)
