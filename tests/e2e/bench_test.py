@@ -66,7 +66,7 @@ class BenchCommTest(LockstepTest):
             self.assertAlmostEqual(row["busbw_GBps"], row["algbw_GBps"])
             self.assertAlmostEqual(row["ours_to_plain"], row["time_us"]["p50"] / row["plain_time_us"]["p50"])
 
-    def test_three_ranks_and_odd_sizes(self):  # ctest: processors=3
+    def test_three_ranks_and_odd_sizes(self):  # ctest: processors=2
         rows = self.rows("--sizes", "4,12,1004,99996", "--iterations", "3", "--warmup", "1", "--check", ranks=3)
         self.assertEqual([row["bytes"] for row in rows], [4, 12, 1004, 99996])
         for row in rows:
@@ -91,7 +91,7 @@ class BenchCommTest(LockstepTest):
         self.assert_refused(result, USAGE, "--floor", "one rank", "0 by definition")
         self.assertEqual(result.stdout, "")
 
-    def test_a_floor_fails_the_run_after_its_table(self):  # ctest: processors=2
+    def test_a_floor_fails_the_run_after_its_table(self):  # ctest: waits
         path = self.folder / "comm.json"
         words = ("--sizes", "1k,64k", "--iterations", "5")
         result = self.bench(*words, "--json", path, "--floor", "1e-9@1k", "--floor", "1e6@64k")
@@ -101,7 +101,7 @@ class BenchCommTest(LockstepTest):
         self.assertEqual(len(json.loads(path.read_text())["rows"]), 2)
         self.assertEqual(self.bench(*words, "--floor", "1e-9@1k,1e-9@64k").rc, 0)
 
-    def test_bad_input(self):
+    def test_bad_input(self):  # ctest: waits
         alone, together = 0, 2
         for ranks, words, said in (
             (together, ["--min", "3"], ["--min", "'3'", "multiple of 4"]),
@@ -131,7 +131,7 @@ class BenchCommTest(LockstepTest):
         self.assert_refused(result, IO, "none/comm.json")
         self.assertEqual(result.stdout, "")
 
-    def test_words_of_bench(self):
+    def test_words_of_bench(self):  # ctest: waits
         self.assertIn("comm", self.done("bench", "--help").stdout)
         self.assertIn("--floor", self.done("bench", "comm", "--help").stdout)
         for ranks in (0, 2):
@@ -160,7 +160,7 @@ class SlowLinkTest(LockstepTest):
         self.assertEqual(namespaces() - self.before, set())
         self.assertEqual(list(self.folder.glob("slow-link-*")), [])
 
-    def test_the_link_is_as_slow_as_it_was_told(self):  # ctest: processors=2 serial timeout=60
+    def test_the_link_is_as_slow_as_it_was_told(self):  # ctest: waits lock=namespaces
         path = self.folder / "comm.json"
         comm = [os.environ["LOCKSTEP"], "bench", "comm", "--warmup", "1"]
         words = [*comm, "--sizes", "4k,4M", "--iterations", "3", "--check", "--json", path]
@@ -182,7 +182,7 @@ class SlowLinkTest(LockstepTest):
         self.assert_refused(result, TOO_SLOW, "at 4k", "floor of 10 GB/s")
         self.assert_clean()
 
-    def test_an_interrupt_leaves_nothing(self):  # ctest: processors=2 serial timeout=60
+    def test_an_interrupt_leaves_nothing(self):  # ctest: waits lock=namespaces
         for number in (signal.SIGINT, signal.SIGTERM):
             with self.subTest(signal=number), tempfile.TemporaryFile("w+") as said:
                 env = environment(f"slow-link-{os.getpid()}-{number}", self.temporary)
@@ -201,7 +201,7 @@ class SlowLinkTest(LockstepTest):
                 self.assertEqual(script.wait(15), 128 + number)
                 self.assert_clean()
 
-    def test_bad_words(self):
+    def test_bad_words(self):  # ctest: lock=namespaces
         for words, code, said in (
             (["--rate", "fast"], USAGE, "fast"),
             (["--ranks-per-host", "0"], USAGE, "'0'"),
@@ -254,7 +254,7 @@ class BenchStepTest(LockstepTest):
         self.assertEqual(shown[0][0], named[0]["name"])
         self.assertAlmostEqual(sum(float(line[-2]) for line in shown), 100, delta=1)
 
-    def test_bad_words_of_a_step(self):
+    def test_bad_words_of_a_step(self):  # ctest: waits
         for ranks, words, said in (
             (2, ["--model", "none"], "'none'"),
             (0, ["--precision", "fp8"], "'fp8'"),

@@ -161,7 +161,7 @@ class EngineTest(LockstepTest):
 
     # Slow and lost ranks.
 
-    def test_a_rank_that_stands_still_is_named_at_the_deadline(self):  # ctest: processors=2
+    def test_a_rank_that_stands_still_is_named_at_the_deadline(self):  # ctest: waits
         for overlap in ("on", "off"):
             with self.subTest(overlap=overlap):
                 self.assert_stopped_rank_is_named(overlap)

@@ -205,7 +205,7 @@ class FlowTest(GpuCheckTest):
         self.assertEqual(result.rc, 0, str(result))
         self.assertRegex(result.stdout, "loss, 2 ranks on one GPU +skipped +needs NCCL 2.30; here: 2.29.3")
 
-    def test_parts_that_fail_or_hang_are_named_and_the_others_run(self):
+    def test_parts_that_fail_or_hang_are_named_and_the_others_run(self):  # ctest: waits
         result = self.check(STUB_BROKEN="ctest train-cuda bench-step:hangs", LOCKSTEP_PART_S="3")
         self.assert_says(result, INTERNAL, "failed: GPU tests, loss, 1 rank, loss, 2 ranks, bench step, 2 ranks", str(self.out))
         report, parts = self.report()

@@ -52,7 +52,7 @@ class GpuPartTest(LockstepTest):
         losses = [[line["train_loss"] for line in self.metrics(run, "train")] for run in runs]
         self.assertEqual(losses[0], losses[1])
 
-    def test_a_gpu_that_is_not_there_is_refused(self):
+    def test_a_gpu_that_is_not_there_is_refused(self):  # ctest: waits
         self.need_no_gpu()
         data = self.small_data()
         train = ("train", "--data-dir", data, "--out", self.folder / "run")
@@ -84,7 +84,7 @@ class RehearsalTest(LockstepTest):
             result = rehearse("choose", spec, ranks=ranks)
             self.assertEqual((result.rc, result.stdout.strip()), (0, device), str(result))
 
-    def test_each_clash_of_made_up_gpus_is_one_message(self):  # ctest: timeout=180
+    def test_each_clash_of_made_up_gpus_is_one_message(self):  # ctest: waits timeout=180
         host = os.uname().nodename
         for ranks, spec, said in (
             (1, "-", ["rank 0", "sees no GPU", "no NVIDIA driver"]),
@@ -108,12 +108,13 @@ class RehearsalTest(LockstepTest):
             if ranks > 1:
                 self.assertIn(f"rank {odd} on {os.uname().nodename}: ", result.stderr)
 
-    def test_a_rank_that_stands_still_is_named_by_those_who_wait_for_their_gpus(self):
+    def test_a_rank_that_stands_still_is_named_by_those_who_wait_for_their_gpus(self):  # ctest: waits
         result = rehearse("still", 1, ranks=2)
         host = os.uname().nodename
         self.assert_refused(result, RANK_LOST, f"rank 0 on {host}: backward of step 7 has taken", f"no answer from rank 1 on {host}", "look at it", within_s=20)
         result = rehearse("unvoted", 1, ranks=2)
-        self.assert_refused(result, RANK_LOST, f"rank 0 on {host}: MPI_Iallreduce", f"for rank 1 on {host}: no answer", "look at it", within_s=30)
+        # Told by the vote's deadline or by the phase's, whichever is first to pass.
+        self.assert_refused(result, RANK_LOST, f"rank 0 on {host}: ", f"rank 1 on {host}", "no answer", "look at it", within_s=30)
 
     def test_a_call_that_never_returns_ends_in_time(self):
         result = rehearse("stuck", 1, ranks=2)
@@ -126,7 +127,7 @@ class RehearsalTest(LockstepTest):
         self.assertLess(result.seconds, 20, str(result))
         self.assertEqual(result.left_over, [], str(result))
 
-    def test_the_store_meets_on_the_link_between_two_hosts(self):  # ctest: processors=2 serial timeout=120
+    def test_the_store_meets_on_the_link_between_two_hosts(self):  # ctest: waits lock=namespaces timeout=120
         if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("tc") is None:
             self.skip("network namespaces need root and iproute2")
         if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode != 0:

@@ -2,8 +2,11 @@
 #
 # What CTest must know about a case stands behind its `def`:
 #     def test_two_ranks_agree(self):  # ctest: processors=2 serial timeout=90
-# processors: how many it keeps busy (default 1, also for ranks that mostly wait, or end at once); serial: no other case may run meanwhile; timeout: in seconds (default 120).
-# Cases that keep more processors busy begin first, and others fill the gaps.
+# processors: how many it keeps busy (default 1, also for ranks that end at once); waits: mostly none, since it waits for deadlines and the like; long: begins first; lock=NAME: no other
+# case with this word may run meanwhile; serial: none at all; timeout: in seconds (default 120). Cases that keep more processors busy begin before the rest, and others fill the gaps.
+#
+# What CTest counts as a processor is half of one here, and launch/test gives out so many: a case that waits takes one half, others two, and those of N > 1 processors N + 1, since their
+# processes start one after the other and wait for each other.
 #
 # A case that prints a line with "SKIPPED:" counts as skipped, not as passed.
 #
@@ -28,6 +31,8 @@ function(lockstep_python_tests label)
       set(processors 1)
       set(timeout 120)
       set(serial OFF)
+      set(waits OFF)
+      set(cost 0)
       if(line MATCHES "ctest:.*processors=([0-9]+)")
         set(processors "${CMAKE_MATCH_1}")
       endif()
@@ -36,6 +41,21 @@ function(lockstep_python_tests label)
       endif()
       if(line MATCHES "ctest:.* serial")
         set(serial ON)
+      endif()
+      set(lock "")
+      if(line MATCHES "ctest:.* lock=([a-z]+)")
+        set(lock RESOURCE_LOCK "${CMAKE_MATCH_1}")
+      endif()
+      if(line MATCHES "ctest:.* waits")
+        set(waits ON)
+      endif()
+      if(line MATCHES "ctest:.* long")
+        set(cost 100)
+      endif()
+      math(EXPR cost "${cost} + ${processors}")
+      math(EXPR halves "${processors} + 1")
+      if(waits)
+        set(halves 1)
       endif()
       if(tests_TOGETHER)
         list(APPEND groups ${processors})
@@ -46,16 +66,17 @@ function(lockstep_python_tests label)
       set(name "${label}.${module}.${method}")
       add_test(NAME "${name}" COMMAND "${TEST_PYTHON}" -B "${script}" "${class}.test_${method}")
       set_tests_properties("${name}" PROPERTIES
-        LABELS "${label}" PROCESSORS "${processors}" TIMEOUT "${timeout}" RUN_SERIAL "${serial}"
-        COST "${processors}" SKIP_REGULAR_EXPRESSION "SKIPPED:"
+        LABELS "${label}" PROCESSORS "${halves}" TIMEOUT "${timeout}" RUN_SERIAL "${serial}"
+        COST "${cost}" SKIP_REGULAR_EXPRESSION "SKIPPED:" ${lock}
         ENVIRONMENT "${environment}")
     endforeach()
     list(REMOVE_DUPLICATES groups)
     foreach(processors IN LISTS groups)
       set(name "${label}.${module}.on_${processors}_processors")
+      math(EXPR halves "${processors} + 1")
       add_test(NAME "${name}" COMMAND "${TEST_PYTHON}" -B "${script}" ${methods_${processors}})
       set_tests_properties("${name}" PROPERTIES
-        LABELS "${label}" PROCESSORS "${processors}" TIMEOUT "${timeout_${processors}}" COST "1${processors}" ENVIRONMENT "${environment}")
+        LABELS "${label}" PROCESSORS "${halves}" TIMEOUT "${timeout_${processors}}" COST "1${processors}" ENVIRONMENT "${environment}")
       set(methods_${processors} "")
       set(timeout_${processors} 0)
     endforeach()

@@ -119,7 +119,7 @@ class RunTest(LockstepTest):
         self.assertRegex(run.name, r"^tutorial-\d{8}-\d{6}$")
         self.assertIn(f"runs/{run.name}", result.stdout)
 
-    def test_a_second_run_in_the_same_folder_needs_overwrite(self):
+    def test_a_second_run_in_the_same_folder_needs_overwrite(self):  # ctest: waits
         run = self.folder / "run"
         self.train(run, "--epochs", "2")
         (run / "notes.txt").write_text("mine")

@@ -77,7 +77,7 @@ class BrokenDiskTest(FaultyRun):
     def test_rename(self):  # ctest: timeout=180
         self.assert_checkpoints_survive(("rename", 2, "*/checkpoints/step-*", "step-"), ("rename", 2, "*/checkpoints/latest", "latest"))
 
-    def test_without_final_pth_the_code_is_74(self):
+    def test_without_final_pth_the_code_is_74(self):  # ctest: waits
         undisturbed = self.undisturbed()
         for call, number, path, ranks in (("write", 1, "final.pth.tmp-*", 0), ("write", 2, "final.pth.tmp-*", 0),
                                           ("fsync", 1, "final.pth.tmp-*", 0), ("rename", 1, "final.pth", 2)):

@@ -37,13 +37,13 @@ class DiskTest(FaultyRun):
         self.resumed(copy)
         self.assertEqual((copy / "final.pth").read_bytes(), undisturbed)
 
-    def test_a_disk_that_is_full_keeps_its_good_checkpoints(self):
+    def test_a_disk_that_is_full_keeps_its_good_checkpoints(self):  # ctest: waits
         result, copy = self.in_small_disk("size=4m", '"$@"')
         self.assertEqual(result.rc, 74, str(result))
         self.assertIn("No space left", result.stderr)
         self.assert_good_to_go_on(copy)
 
-    def test_a_folder_that_turns_read_only(self):
+    def test_a_folder_that_turns_read_only(self):  # ctest: waits
         mount = 'cd "$0"; mount --bind checkpoints checkpoints && mount -o remount,ro,bind checkpoints'
         result, copy = self.in_small_disk("size=64m", f'(sleep 1.7; {mount}) & "$@"')
         self.assertEqual(result.rc, 0, str(result))

@@ -42,13 +42,13 @@ class KillTest(FaultyRun):
     def shared_memory():
         return {name for name in os.listdir("/dev/shm") if not name.startswith(("vader_segment.", "lockstep-test-"))}
 
-    def test_kill_at_the_start_and_in_a_step(self):  # ctest: timeout=180
+    def test_kill_at_the_start_and_in_a_step(self):  # ctest: waits timeout=180
         self.assert_survives("kill@0:init", "kill@1:init", "kill@0:13", "kill@1:13")
 
-    def test_kill_in_evaluation_and_at_the_finish(self):  # ctest: timeout=180
+    def test_kill_in_evaluation_and_at_the_finish(self):  # ctest: waits timeout=180
         self.assert_survives("kill@0:evaluation", "kill@1:evaluation", "kill@0:finish", "kill@1:finish")
 
-    def test_kill_while_a_checkpoint_is_written(self):  # ctest: timeout=180
+    def test_kill_while_a_checkpoint_is_written(self):  # ctest: waits timeout=180
         self.assert_survives("kill@0:checkpoint", "kill@1:checkpoint", "kill@0:commit", "exit@1:7")
 
     def assert_random_kills(self, rounds, ranks, words):
@@ -90,10 +90,10 @@ class KillTest(FaultyRun):
         whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
         return [line for line in map(__import__("json").loads, whole.splitlines()) if line["event"] == "train"]
 
-    def test_80_kills_at_random_moments_of_one_rank(self):  # ctest: timeout=240
+    def test_80_kills_at_random_moments_of_one_rank(self):  # ctest: long timeout=240
         self.assert_random_kills(80, 0, ["--epochs", "100", "--set", "optim.lr=0.001"])
 
-    def test_20_kills_at_random_moments_of_a_rank_of_two(self):  # ctest: timeout=240
+    def test_20_kills_at_random_moments_of_a_rank_of_two(self):  # ctest: waits long timeout=240
         self.assert_random_kills(20, 2, ["--epochs", "100", "--set", "optim.lr=0.001"])
 
 

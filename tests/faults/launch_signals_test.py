@@ -56,14 +56,14 @@ class LaunchSignalsTest(FaultyRun):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(15), 85)
 
-    def test_nothing_is_left_when_the_script_is_killed(self):  # ctest: processors=2
+    def test_nothing_is_left_when_the_script_is_killed(self):  # ctest: waits
         for script in ("run", "resilient"):
             process, job = self.start(self.folder / script, launcher(script))
             process.kill()
             process.wait(5)
             self.wait_for(lambda: not processes_of(job), 8)
 
-    def test_ctrl_c_in_a_terminal_saves_and_is_no_failure(self):  # ctest: processors=2
+    def test_ctrl_c_in_a_terminal_saves_and_is_no_failure(self):  # ctest: waits
         for script in ("run", "resilient"):
             run = self.folder / script
             words = list(map(str, [*launcher(script), *self.words(run, *ENDLESS, "--set", "log.every_steps=0")]))

@@ -47,7 +47,7 @@ class LostDataTest(FaultyRun):
         file.write_bytes(whole)
         return run, text
 
-    def test_a_file_that_is_cut_short_ends_the_run_which_can_go_on(self):
+    def test_a_file_that_is_cut_short_ends_the_run_which_can_go_on(self):  # ctest: waits
         for ranks, place in ((0, "error: /"), (2, f"on {os.uname().nodename}: /")):
             run, text = self.lose(ranks, "data_batch_3.bin")
             self.assertIn(place, text)

@@ -23,7 +23,7 @@ class ResilientTest(FaultyRun):
         self.assertEqual(result.left_over, [], str(result))
         return result
 
-    def test_three_crashes_are_ridden_out(self):
+    def test_three_crashes_are_ridden_out(self):  # ctest: waits
         run = self.folder / "a run"
         result = self.resilient(run, "kill@1:6,kill@0:checkpoint,exit@1:13", "-n", "2")
         self.assertEqual(result.rc, 0, str(result))
@@ -31,7 +31,7 @@ class ResilientTest(FaultyRun):
         self.assertEqual(str(result).count("resilient: ended with code"), 3, str(result))
         self.assertEqual([line["step"] for line in self.metrics(run, "train")], list(range(1, 21)))
 
-    def test_what_a_restart_cannot_mend_ends_at_once(self):
+    def test_what_a_restart_cannot_mend_ends_at_once(self):  # ctest: waits
         for faults, code in (("nan@1:5", 76), ("throw@0:5", 70)):
             result = self.resilient(self.folder / faults.replace(":", "-"), faults, "-n", "2")
             self.assertEqual(result.rc, code, str(result))
@@ -41,12 +41,12 @@ class ResilientTest(FaultyRun):
             self.assertEqual(result.rc, 64, str(result))
             self.assertIn("hint: ", result.stderr)
 
-    def test_it_gives_up(self):
+    def test_it_gives_up(self):  # ctest: waits
         result = self.resilient(self.folder / "run", "kill@0:init,kill@0:init,kill@0:init", "-n", "1", "--max-restarts", "1")
         self.assertEqual(result.rc, 137, str(result))
         self.assertIn("after 1 restarts", result.stderr)
 
-    def test_fewer_ranks_where_allowed(self):
+    def test_fewer_ranks_where_allowed(self):  # ctest: waits
         run = self.folder / "run"
         virtual = ["--set", "train.virtual_ranks=2"]
         result = self.resilient(run, "kill@1:init,kill@1:init,kill@1:init,kill@1:init", "--elastic", "1:2", more=virtual)
@@ -54,7 +54,7 @@ class ResilientTest(FaultyRun):
         self.assertIn("going on with 1 rank", str(result))
         self.assertEqual((run / "final.pth").read_bytes(), self.undisturbed(*virtual, ranks=2))
 
-    def test_hosts_that_do_not_answer_are_left_out_until_they_do(self):
+    def test_hosts_that_do_not_answer_are_left_out_until_they_do(self):  # ctest: waits
         # Two names of this machine, to which mpirun starts a second daemon. The way to them fails once for the second, and it loses
         # the count of restarts as ssh would.
         away = self.folder / "away"

@@ -13,7 +13,7 @@ from lockstep_runner import environment, kill, lockstep, processes_of
 
 
 class ResumeTest(FaultyRun):
-    def test_four_ranks_go_on_as_two_and_as_one(self):  # ctest: processors=2 timeout=180
+    def test_four_ranks_go_on_as_two_and_as_one(self):  # ctest: waits timeout=180
         virtual = ["--set", "train.virtual_ranks=4"]
         undisturbed = self.undisturbed(*virtual, ranks=4)
         for ranks in (2, 0):
@@ -23,7 +23,7 @@ class ResumeTest(FaultyRun):
             self.assertIn("ranks before", result.stdout)
             self.assertEqual((run / "final.pth").read_bytes(), undisturbed)
 
-    def test_three_ranks_have_the_same_bits(self):  # ctest: processors=2
+    def test_three_ranks_have_the_same_bits(self):  # ctest: waits
         undisturbed = self.undisturbed(ranks=3)
         run = self.folder / "run"
         self.faulty(run, "kill@2:12", ranks=3)
@@ -126,7 +126,7 @@ class ResumeTest(FaultyRun):
         self.assertEqual(said[0], said[1])
         self.assertEqual(said[0], said[2])
 
-    def test_who_comes_later_owns_the_run(self):
+    def test_who_comes_later_owns_the_run(self):  # ctest: waits
         run = self.folder / "run"
         job = uuid.uuid4().hex
         self.addCleanup(lambda: kill(processes_of(job)))

@@ -22,7 +22,7 @@ def catches(pid, number):
 
 
 class StartTest(FaultyRun):
-    def test_a_rank_that_never_comes_to_mpi_ends_the_job_at_the_deadline(self):
+    def test_a_rank_that_never_comes_to_mpi_ends_the_job_at_the_deadline(self):  # ctest: waits
         recipe = self.folder / "recipe.toml"
         recipe.write_text("[watch]\ndeadline_s = 1\n")
         for more in (["--set", "watch.deadline_s=1"], ["--recipe", recipe]):

@@ -17,7 +17,7 @@ class StopTest(FaultyRun):
         self.assertTrue((run / "flight-rank-0.json").exists() or rank == 0)
         self.assertTrue((run / "flight-rank-1.json").exists() or rank == 1)
 
-    def test_a_rank_that_is_stopped_is_named_with_operation_and_step(self):  # ctest: processors=2
+    def test_a_rank_that_is_stopped_is_named_with_operation_and_step(self):  # ctest: waits
         self.assert_named("stop@1:7", 1, "all-reduce", "step 7", within_s=2 + 5)
         self.assert_named("stop@0:evaluation", 0, "in evaluation of step 5", within_s=2 + 5)
 
