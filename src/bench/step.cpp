@@ -135,10 +135,12 @@ StepTimes measure_step(World& world, const StepOptions& options) {
     backward.push_back(until_gradients - until_loss);
     optimizer.push_back(ms_since(start) - until_averaged);
   };
-  const auto with_ddp = [&](bool overlap) {
+  const auto with_ddp = [&](
+                            bool overlap, const std::function<void()>& after_backward = [] {}) {
     set_overlap(world, overlap);
     ddp.zero_grad();
     forward_and_loss().backward();
+    after_backward();
     optimizer_of_all.step();
   };
   std::vector<std::function<void()>> ways = {
@@ -161,11 +163,7 @@ StepTimes measure_step(World& world, const StepOptions& options) {
     ways.push_back([&] {
       set_sending(world, false);
       const auto again = c10::make_scope_exit([&] { set_sending(world, true); });
-      set_overlap(world, true);
-      ddp.zero_grad();
-      forward_and_loss().backward();
-      world.barrier();
-      optimizer_of_all.step();
+      with_ddp(true, [&] { world.barrier(); });
     });
   }
   std::vector<std::vector<double>> samples(ways.size());

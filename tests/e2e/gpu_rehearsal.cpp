@@ -81,7 +81,12 @@ int rehearse(World& world, const std::string& what, const std::string& how) {
     world.set_deadline(2);
     if (world.rank() == chosen) raise(SIGSTOP);
     Vote vote(world);
-    if (what == "unvoted") vote.cast(0);
+    if (what == "unvoted") {
+      vote.cast(0);
+      // A later phase, so that the vote's deadline and the roll call after it pass first, on a busy machine too.
+      std::this_thread::sleep_for(std::chrono::milliseconds(1800));
+      world.doing("optimizer", 7);
+    }
     std::this_thread::sleep_for(std::chrono::seconds(60));
   } else if (what == "stuck") {
     if (world.rank() == chosen) {
