@@ -87,8 +87,22 @@ def environment(job, extra=None):
     return env
 
 
-def execute(command, env=None, timeout_s=60, cwd=None):
-    """Runs a command to its end. Raises AssertionError, with what was printed, when it takes longer than timeout_s."""
+def stand_still(pids):
+    """Whether one of the processes is stopped (SIGSTOP)."""
+    for pid in pids:
+        try:
+            if pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                return True
+        except OSError:  # it has ended
+            pass
+    return False
+
+
+def execute(command, env=None, timeout_s=60, cwd=None, clock_from=None):
+    """Runs a command to its end. Raises AssertionError, with what was printed, when it takes longer than timeout_s.
+
+    The seconds of the Result count from the start, or from when clock_from(ids of its processes) was first true.
+    """
     job = uuid.uuid4().hex
     command = [str(word) for word in command]
     # Files and not pipes: a process left behind must not keep us waiting for the end of its output.
@@ -98,6 +112,10 @@ def execute(command, env=None, timeout_s=60, cwd=None):
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(job, env), cwd=cwd, start_new_session=True
         )
         try:
+            while clock_from and process.poll() is None and time.monotonic() - start < timeout_s:
+                if clock_from(processes_of(job)):
+                    start, clock_from = time.monotonic(), None
+                time.sleep(0.05)
             rc = process.wait(timeout_s)
             seconds = time.monotonic() - start
             left_over = processes_of(job)

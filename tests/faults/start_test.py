@@ -27,9 +27,9 @@ class StartTest(FaultyRun):
         recipe.write_text("[watch]\ndeadline_s = 1\n")
         for more in (["--set", "watch.deadline_s=1"], ["--recipe", recipe]):
             train = [os.environ["LOCKSTEP"], *self.words(self.folder / "run", *more)]
-            result = execute([*mpirun(2), *train, ":", "-n", "1", "sleep", "60"], timeout_s=9)
+            result = execute([*mpirun(2), *train, ":", "-n", "1", "sleep", "60"], timeout_s=12)
             self.assert_refused(result, 75, f"rank 0 on {os.uname().nodename}: MPI did not start within 4 s", "not all 3 ranks",
-                                "watch.deadline_s", within_s=4 + 6)
+                                "watch.deadline_s", within_s=4 + 8)
 
     def begin(self, words):
         job = uuid.uuid4().hex

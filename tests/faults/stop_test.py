@@ -6,13 +6,13 @@ import time
 import unittest
 
 from faulty_run import FaultyRun
-from lockstep_runner import mpirun, processes_of
+from lockstep_runner import mpirun, processes_of, stand_still
 
 
 class StopTest(FaultyRun):
     def assert_named(self, fault, rank, *said, within_s):
         run = self.folder / fault.replace(":", "-")
-        result = self.faulty(run, fault, "--set", "watch.deadline_s=2", ranks=3)
+        result = self.faulty(run, fault, "--set", "watch.deadline_s=2", ranks=3, clock_from=stand_still)
         self.assert_refused(result, 75, f"rank {rank} on {os.uname().nodename}", "no answer", *said, within_s=within_s)
         self.assertTrue((run / "flight-rank-0.json").exists() or rank == 0)
         self.assertTrue((run / "flight-rank-1.json").exists() or rank == 1)
