@@ -6,18 +6,19 @@ import time
 from contenders import json_lines, lockstep_command, python_command, python_environment
 from jobs import Job
 from machine import cores
+from needs import USAGE, fail
 
 DEFAULT = ["tutorial@15:56.7", "tuned:56.7,75", "tuned+train.precision=bf16:56.7,75"]
 HOURS = 3600
 
 
-def wishes(words, fail):
+def wishes(words):
     """[(recipe, [settings], epochs or None for the recipe's own, [accuracies])] of RECIPE[+SETTING=VALUE][@EPOCHS]:PERCENT[,PERCENT] words."""
     found = []
     for word in words or DEFAULT:
         match = re.fullmatch(r"([^@:+]+)((?:\+[^@:+]+=[^@:+]+)*)(?:@(\d+))?:(\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*)", word)
         if not match:
-            fail(64, f"--accuracy '{word}' is not RECIPE[+SETTING=VALUE][@EPOCHS]:PERCENT", "for instance tutorial@15:56.7")
+            fail(USAGE, f"--accuracy '{word}' is not RECIPE[+SETTING=VALUE][@EPOCHS]:PERCENT", "for instance tutorial@15:56.7")
         found.append((match[1], match[2].split("+")[1:], match[3], sorted(float(percent) / 100 for percent in match[4].split(","))))
     return found
 

@@ -1,0 +1,24 @@
+"""What a benchmark needs, and how it says what is missing."""
+
+import pathlib
+import shutil
+import sys
+
+USAGE, MISSING, LAUNCH, FAILED = 64, 66, 69, 70
+
+
+def fail(code, message, hint):
+    print(f"{pathlib.Path(sys.argv[0]).name}: error: {message}\nhint: {hint}", file=sys.stderr)
+    sys.exit(code)
+
+
+def need_programs(binary, *others):
+    """others: a program and what brings it, each."""
+    for program, hint in ((binary, "launch/build"), *others, ("mpirun", "launch/setup")):
+        if shutil.which(program) is None:
+            fail(LAUNCH, f"{program} is not there", f"run {hint} first")
+
+
+def need_cifar10(data_dir):
+    if not any(pathlib.Path(data_dir, part, "data_batch_1.bin").exists() for part in ("", "cifar-10-batches-bin")):
+        fail(MISSING, f"no data_batch_1.bin in {data_dir}", "lockstep data fetch brings CIFAR-10")
