@@ -31,6 +31,11 @@ namespace lockstep {
 /// derivative where it is ours: backward with create_graph throws c10::Error.
 at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
 
+/// max_pool2x2(fast_conv2d(images, conv)), with the same bits. Where images have few channels (the first case above) a
+/// few rows of the convolution at a time are pooled while they are in the first cache, and made again from the pooled
+/// gradient in backward: four times what comes out is neither written to memory nor read.
+at::Tensor fast_conv2d_max_pool2x2(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
+
 /// A torch::nn::Conv2d that does so, with the same options, parameters, names and initial values.
 class FastConv2dImpl : public torch::nn::Conv2dImpl {
  public:

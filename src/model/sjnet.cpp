@@ -2,6 +2,8 @@
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 
+#include <vector>
+
 #include "lockstep/fast_conv.h"
 #include "lockstep/max_pool.h"
 #include "lockstep/net.h"
@@ -19,21 +21,26 @@ class SjNet final : public Net {
     nn::Sequential layers;
     int64_t from = 3;
     for (const int64_t to : {32, 32, 64}) {
-      const auto options = nn::Conv2dOptions(from, to, 5).padding(2);
-      layers->push_back(FastConv2d(options));
+      convolutions_.emplace_back(nn::Conv2dOptions(from, to, 5).padding(2));
+      layers->push_back(convolutions_.back());
       layers->push_back(MaxPool2x2());
       from = to;
     }
     layers->push_back(nn::Flatten());
-    layers->push_back(nn::Linear(1024, 64));
-    layers->push_back(nn::Linear(64, 10));
-    model_ = register_module("model", layers);
+    layers->push_back(hidden_ = nn::Linear(1024, 64));
+    layers->push_back(out_ = nn::Linear(64, 10));
+    register_module("model", layers);  // for the names
   }
 
-  at::Tensor forward(at::Tensor images) override { return model_->forward(images); }
+  // Layer by layer, but for two that are faster together.
+  at::Tensor forward(at::Tensor images) override {
+    for (FastConv2d& convolution : convolutions_) images = fast_conv2d_max_pool2x2(images, *convolution);
+    return out_(hidden_(images.flatten(1)));
+  }
 
  private:
-  nn::Sequential model_{nullptr};
+  std::vector<FastConv2d> convolutions_;
+  nn::Linear hidden_{nullptr}, out_{nullptr};
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/record_function.h>
 
+#include "lockstep/max_pool.h"
 #include "ops/image_conv.h"
 #include "ops/processor.h"
 #include "ops/small_conv.h"
@@ -34,6 +35,12 @@ at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
   if (!is_faster_in_float32(images, conv)) return fastest(images, conv);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
   return fastest(images.to(at::kFloat), conv).to(at::kBFloat16);
+}
+
+at::Tensor fast_conv2d_max_pool2x2(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
+  if (!image_conv_pools(images, conv)) return max_pool2x2(fast_conv2d(images, conv));
+  RECORD_FUNCTION("lockstep::fast_conv2d_max_pool2x2", c10::ArrayRef<c10::IValue>());
+  return image_conv2d(images, conv, /*pooled=*/true);
 }
 
 // Conv2dImpl's would make a Conv2dImpl.

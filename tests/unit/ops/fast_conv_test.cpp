@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "differences.h"
+#include "lockstep/max_pool.h"
 #include "ops/image_conv_kernels.h"
 #include "ops/processor.h"
 #include "ops/winograd_conv.h"
@@ -90,6 +91,40 @@ INSTANTIATE_TEST_SUITE_P(
                     ConvCase{Options(32, 32, 5).stride(2), true}, ConvCase{Options(32, 32, 3).dilation(2), true},
                     ConvCase{Options(32, 32, 3).groups(2), true}, ConvCase{Options(32, 32, 3).padding({0, 1}), true},
                     ConvCase{Options(48, 32, 3), true}, ConvCase{Options(32, 48, 3), true}));
+
+class FastConvPooled : public testing::TestWithParam<ConvCase> {};
+
+TEST_P(FastConvPooled, HasTheBitsOfOneAfterTheOther) {
+  at::manual_seed(2);
+  const torch::nn::Conv2dOptions options = GetParam().options;
+  FastConv2d conv(options);
+  for (const auto& [count, height, width] : {std::array<int64_t, 3>{1, 13, 17}, {19, 14, 16}, {9, 8, 9}, {2, 40, 7}}) {
+    SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width);
+    const at::Tensor images = at::randn({count, options.in_channels(), height, width}).contiguous(kChannelsLast);
+    const at::Tensor apart = max_pool2x2(conv->forward(images));
+    const at::Tensor incoming = at::randn_like(apart);
+    apart.backward(incoming);
+    const at::Tensor of_weight = conv->weight.grad(), of_bias = options.bias() ? conv->bias.grad() : at::Tensor();
+    conv->zero_grad();
+    const at::Tensor together = fast_conv2d_max_pool2x2(images, *conv);
+    EXPECT_TRUE(together.equal(apart));
+    EXPECT_TRUE(together.is_contiguous(kChannelsLast));
+    together.backward(incoming);
+    EXPECT_TRUE(conv->weight.grad().equal(of_weight));
+    if (of_bias.defined()) {
+      EXPECT_TRUE(conv->bias.grad().equal(of_bias));
+    }
+    conv->zero_grad();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvPooled,
+                         testing::Values(ConvCase{Options(3, 32, 5).padding(2)},
+                                         ConvCase{Options(3, 64, 3).padding(1).bias(false)},
+                                         ConvCase{Options(1, 96, {7, 2}).padding({0, 3})},
+                                         ConvCase{Options(4, 32, 1)}));
+INSTANTIATE_TEST_SUITE_P(OfMore, FastConvPooled,
+                         testing::Values(ConvCase{Options(32, 32, 5).padding(2)}, ConvCase{Options(8, 8, 3)}));
 
 TEST(FastConv, TakesByWinogradWhatItIsMadeFor) {
   if (best_processor() != Processor::avx512) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
