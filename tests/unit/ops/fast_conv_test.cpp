@@ -8,6 +8,7 @@
 
 #include "differences.h"
 #include "lockstep/max_pool.h"
+#include "ops/image_conv.h"
 #include "ops/image_conv_kernels.h"
 #include "ops/processor.h"
 #include "ops/winograd_conv.h"
@@ -101,6 +102,8 @@ TEST_P(FastConvPooled, HasTheBitsOfOneAfterTheOther) {
   for (const auto& [count, height, width] : {std::array<int64_t, 3>{1, 13, 17}, {19, 14, 16}, {9, 8, 9}, {2, 40, 7}}) {
     SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width);
     const at::Tensor images = at::randn({count, options.in_channels(), height, width}).contiguous(kChannelsLast);
+    const bool few_channels = options.in_channels() <= 4 && image_conv_kernels(best_processor());
+    EXPECT_EQ(image_conv_pools(images, *conv), few_channels);
     const at::Tensor apart = max_pool2x2(conv->forward(images));
     const at::Tensor incoming = at::randn_like(apart);
     apart.backward(incoming);
