@@ -31,8 +31,8 @@ constexpr milliseconds kLazyPause{10};
 constexpr microseconds kSpin{1000};
 constexpr microseconds kLongestSleep{500};
 // How long MPI is looked at when nothing is under way, with several hosts. The first look is soon, in case that a rank
-// waits for what did not fit into a socket at the end; each later pause is twice as long, up to kLongestPause. A look
-// every 500 µs took 5 to 8 ms from the next step.
+// waits for what did not fit into a socket at the end; each later pause is as long as nothing has been under way, up to
+// kLongestPause. A look every 500 µs took 5 to 8 ms from the next step.
 constexpr milliseconds kLinger{50};
 constexpr microseconds kFirstLingerPause{500};
 // How often questions of other ranks are looked for, when nothing else is to be done.
@@ -256,8 +256,6 @@ void CommThread::loop() {
   pthread_setname_np(pthread_self(), "lockstep-comm");
   prctl(PR_SET_TIMERSLACK, 1000UL);  // ns; the default would make each sleep 50 µs longer
   microseconds pause = kShortestPause;
-  microseconds linger_pause = kFirstLingerPause;
-  Clock::time_point lingers_after;
   uint64_t seen = 0;  // operations submitted until the last lazy sleep
   std::unique_lock lock(mutex_);
   while (!stop_) {
@@ -276,10 +274,9 @@ void CommThread::loop() {
       lock.lock();
     } else if (active_.empty()) {
       sleep_ = Sleep::until_woken;
-      if (several_hosts_ && !failure_ && Clock::now() - last_end_ < kLinger) {
-        linger_pause = lingers_after == last_end_ ? std::min(2 * linger_pause, kLongestPause) : kFirstLingerPause;
-        lingers_after = last_end_;
-        wake_.wait_for(lock, linger_pause);
+      const auto idle = Clock::now() - last_end_;
+      if (several_hosts_ && !failure_ && idle < kLinger) {
+        wake_.wait_for(lock, std::clamp<Clock::duration>(idle, kFirstLingerPause, kLongestPause));
         int there = 0;
         if (!stop_ && active_.empty()) MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &there, MPI_STATUS_IGNORE);
       } else if (roll_call_ && (!failure_ || only_late_)) {
