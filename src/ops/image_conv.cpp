@@ -89,7 +89,7 @@ class Strip {
  public:
   explicit Strip(const ConvShape& shape)
       : shape_(shape),
-        rows_(std::max<int64_t>(2, 6144 / (shape.width * shape.out_channels) / 2 * 2)),
+        rows_(std::max<int64_t>(2, kCachedFloats / (shape.width * shape.out_channels) / 2 * 2)),
         row_(shape.width * shape.out_channels),
         pooled_row_(shape.width / 2 * shape.out_channels),
         values_(static_cast<size_t>(rows_ * row_)) {}

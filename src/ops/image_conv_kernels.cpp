@@ -113,8 +113,7 @@ struct Loops {
 
   LOCKSTEP_INLINE void backward(const ConvShape& s, const float* padded, const float* gradient, float* of_weights,
                                 float* of_bias) {
-    // As many rows of the gradient at a time as stay in the first cache while all taps see them.
-    const int64_t rows_at_once = std::max<int64_t>(1, 6144 / (s.width * kOutBlock));
+    const int64_t rows_at_once = std::max<int64_t>(1, kCachedFloats / (s.width * kOutBlock));
     for (int64_t c = 0; c < s.out_channels; c += kOutBlock) {
       for (int64_t y = 0; y < s.height; y += rows_at_once) {
         const int64_t rows = std::min(rows_at_once, s.height - y);

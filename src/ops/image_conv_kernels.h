@@ -18,6 +18,8 @@ struct ConvShape {
 };
 
 constexpr int64_t kOutBlock = 32;  ///< output channels that the loops take at once
+/// Floats of an output that stay in the first cache while all taps of a window see them.
+constexpr int64_t kCachedFloats = 6144;
 
 struct ImageConvKernels {
   /// One image. padded: [height + kernel_height - 1, padded_row]; weights: [kernel_height, row_taps, out_channels];

@@ -71,11 +71,10 @@ TEST_P(FastConvOf, AgreesWithDoublePrecisionForwardAndBackward) {
 }
 
 using Options = torch::nn::Conv2dOptions;
-INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvOf,
-                         testing::Values(ConvCase{Options(3, 32, 5).padding(2)},
-                                         ConvCase{Options(3, 64, 3).padding(1).bias(false)},
-                                         ConvCase{Options(1, 96, {7, 2}).padding({0, 3})},
-                                         ConvCase{Options(4, 32, 1)}));
+const auto kFewChannels =
+    testing::Values(ConvCase{Options(3, 32, 5).padding(2)}, ConvCase{Options(3, 64, 3).padding(1).bias(false)},
+                    ConvCase{Options(1, 96, {7, 2}).padding({0, 3})}, ConvCase{Options(4, 32, 1)});
+INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvOf, kFewChannels);
 INSTANTIATE_TEST_SUITE_P(ByWinograd, FastConvOf,
                          testing::Values(ConvCase{Options(32, 32, 5).padding(2), true, 5e-6},
                                          ConvCase{Options(32, 64, 5), true, 5e-6},
@@ -121,11 +120,7 @@ TEST_P(FastConvPooled, HasTheBitsOfOneAfterTheOther) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvPooled,
-                         testing::Values(ConvCase{Options(3, 32, 5).padding(2)},
-                                         ConvCase{Options(3, 64, 3).padding(1).bias(false)},
-                                         ConvCase{Options(1, 96, {7, 2}).padding({0, 3})},
-                                         ConvCase{Options(4, 32, 1)}));
+INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvPooled, kFewChannels);
 INSTANTIATE_TEST_SUITE_P(OfMore, FastConvPooled,
                          testing::Values(ConvCase{Options(32, 32, 5).padding(2)}, ConvCase{Options(8, 8, 3)}));
 
