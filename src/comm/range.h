@@ -9,6 +9,7 @@ namespace lockstep {
 struct Range {
   int64_t first = 0;
   int64_t count = 0;
+  bool operator==(const Range&) const = default;
 };
 
 }  // namespace lockstep

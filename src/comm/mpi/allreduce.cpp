@@ -18,6 +18,8 @@ constexpr int64_t kPartBytes = 256 * 1024;
 constexpr int64_t kPartBytesWithinHost = 1024 * 1024;
 // Up to here whole buffers are exchanged: half the rounds.
 constexpr int64_t kShortBytes = 4096;
+// The same for two ranks on two hosts, where it takes no more messages: one round waits for nothing but the link.
+constexpr int64_t kShortBytesOfTwoHosts = int64_t{16} << 20;
 // Halves of a buffer begin on cache lines, whatever the type, and so do received parts: sums of others are slower.
 constexpr std::align_val_t kCacheLine{64};
 constexpr int64_t kLineElements = 64;
@@ -112,7 +114,9 @@ AllreduceOperation::AllreduceOperation(Options options)
       data_(static_cast<char*>(my_.buffer.data_ptr())),
       element_bytes_(my_.buffer.element_size()),
       part_elements_((my_.several_hosts ? kPartBytes : kPartBytesWithinHost) / element_bytes_),
-      rounds_(allreduce_rounds(my_.rank, my_.size, my_.buffer.numel(), kShortBytes / element_bytes_)) {}
+      rounds_(allreduce_rounds(
+          my_.rank, my_.size, my_.buffer.numel(),
+          (my_.several_hosts && my_.size == 2 ? kShortBytesOfTwoHosts : kShortBytes) / element_bytes_)) {}
 
 AllreduceOperation::~AllreduceOperation() {
   if (scratch_) my_.pool->give_back(std::move(scratch_));
@@ -154,6 +158,10 @@ void AllreduceOperation::begin_round() {
   for (const Message& message : round.send) post(message, at(message.range.first), false);
   left_ = requests_.size();
   done_.resize(left_);
+  // What comes from one rank alone is added part by part as it comes; where it is also being sent, once that is done.
+  const bool by_parts = round.combine && round.receive.size() == 1;
+  adds_what_it_sends_ = by_parts && round.send[0].range == round.receive[0].range;
+  awaited_.assign(by_parts ? receives_ : 0, adds_what_it_sends_ ? 2 : 1);
 }
 
 void AllreduceOperation::add(const char* values, char* to, int64_t count) {
@@ -173,12 +181,19 @@ void AllreduceOperation::combine(const Round& round) {
   for (; next < round.receive.size(); ++next) add(values(next), at(range.first), range.count);
 }
 
+void AllreduceOperation::request_ended(size_t request) {
+  if (awaited_.empty() || (request >= receives_ && !adds_what_it_sends_)) return;
+  const size_t part = request % receives_;
+  if (--awaited_[part] > 0) return;
+  const Range& range = rounds_[round_].receive[0].range;
+  const int64_t offset = static_cast<int64_t>(part) * part_elements_;
+  add(scratch_->data() + offset * element_bytes_, at(range.first + offset),
+      std::min(part_elements_, range.count - offset));
+}
+
 bool AllreduceOperation::poll() {
   while (round_ < rounds_.size()) {
     const Round& round = rounds_[round_];
-    // What comes from one rank alone is added part by part as it comes, unless it is also being sent.
-    const bool at_once =
-        round.combine && round.receive.size() == 1 && round.send[0].range.first != round.receive[0].range.first;
     int count = 0;
     if (left_ > 0) {
       check_mpi(
@@ -190,16 +205,9 @@ bool AllreduceOperation::poll() {
       })));
       left_ -= static_cast<size_t>(count);
     }
-    for (int i = 0; i < count && at_once; ++i) {
-      const auto request = static_cast<size_t>(done_[static_cast<size_t>(i)]);
-      if (request >= receives_) continue;
-      const Range& range = round.receive[0].range;
-      const int64_t offset = static_cast<int64_t>(request) * part_elements_;
-      add(scratch_->data() + offset * element_bytes_, at(range.first + offset),
-          std::min(part_elements_, range.count - offset));
-    }
+    for (int i = 0; i < count; ++i) request_ended(static_cast<size_t>(done_[static_cast<size_t>(i)]));
     if (left_ > 0) return false;
-    if (round.combine && !at_once && round.receive[0].range.count > 0) combine(round);
+    if (round.combine && awaited_.empty() && round.receive[0].range.count > 0) combine(round);
     if (++round_ < rounds_.size()) begin_round();
   }
   // Now and not with this object, which may be kept for a while: the next one's sums want warm memory.

@@ -89,6 +89,7 @@ class AllreduceOperation : public MpiOperation {
   void begin_round();
   void add(const char* values, char* to, int64_t count);
   void combine(const Round& round);
+  void request_ended(size_t request);
   char* at(int64_t element) { return data_ + element * element_bytes_; }
 
   Options my_;
@@ -103,6 +104,8 @@ class AllreduceOperation : public MpiOperation {
   size_t receives_ = 0;
   size_t left_ = 0;
   std::vector<int> done_;
+  std::vector<char> awaited_;  // requests that the sum of each part waits for; empty where all is added at the end
+  bool adds_what_it_sends_ = false;
 };
 
 }  // namespace lockstep
