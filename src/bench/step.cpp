@@ -12,7 +12,9 @@
 
 #include <chrono>
 #include <functional>
+#include <limits>
 #include <memory>
+#include <numeric>
 
 #include "bench/slowest.h"
 #include "comm/allreduce_sum.h"
@@ -72,30 +74,41 @@ struct Work {
 
 // `ways`: milliseconds in the order of StepTimes, a sample of each way from every round.
 void compare(const std::vector<std::vector<double>>& ways, StepTimes& times) {
-  const auto over_rounds = [&](auto value) {
+  using Rounds = std::vector<size_t>;
+  const auto over = [](const Rounds& rounds, auto value) {
     std::vector<double> values;
-    for (size_t i = 0; i < ways[0].size(); ++i) values.push_back(value(i));
+    for (const size_t i : rounds) values.push_back(value(i));
     return summarize(values);
   };
   const auto speed = [&](size_t way, size_t of = 0) {
-    return over_rounds([&](size_t i) { return ways[of][i] / ways[way][i]; }).p50;
+    return estimate(ways[0].size(), [&, way, of](const Rounds& rounds) {
+      return over(rounds, [&](size_t i) { return ways[of][i] / ways[way][i]; }).p50;
+    });
   };
-  times.speed_blocking = speed(1);
-  times.speed_in_buckets = speed(2);
-  times.speed_overlapped = speed(3);
+  times.speed_blocking = speed(1).value;
+  times.speed_in_buckets = speed(2).value;
+  times.speed_overlapped = speed(3).value;
   if (ways.size() > 4) {
     times.unsent = summarize(ways[4]);
-    times.speed_unsent = speed(4);
+    times.speed_unsent = speed(4).value;
     times.sending_in_buckets = speed(2, 4);
     times.sending_overlapped = speed(3, 4);
   }
-  const auto below_blocking = [&](size_t way) {
-    return over_rounds([&](size_t i) { return ways[1][i] - ways[way][i]; });
+  const auto below_blocking = [&](const Rounds& rounds, size_t way) {
+    return over(rounds, [&](size_t i) { return ways[1][i] - ways[way][i]; });
   };
-  const Summary communication = below_blocking(0);
-  if (communication.p25 <= 0) return;
-  times.hidden_in_buckets = below_blocking(2).p50 / communication.p50;
-  times.hidden_overlapped = below_blocking(3).p50 / communication.p50;
+  Rounds all(ways[0].size());
+  std::iota(all.begin(), all.end(), size_t{0});
+  if (below_blocking(all, 0).p25 <= 0) return;
+  const auto hidden = [&](size_t way) {
+    return estimate(all.size(), [&, way](const Rounds& rounds) {
+      const double communication = below_blocking(rounds, 0).p50;
+      return communication > 0 ? below_blocking(rounds, way).p50 / communication
+                               : std::numeric_limits<double>::quiet_NaN();
+    });
+  };
+  times.hidden_in_buckets = hidden(2);
+  times.hidden_overlapped = hidden(3);
 }
 
 }  // namespace
@@ -206,15 +219,20 @@ std::string step_table(const StepTimes& times) {
   const auto row = [&](const char* name, const Summary& summary, const std::string& more = "") {
     text += fmt::format("{:<52} {:>9.2f} {:>9.2f}{}\n", name, summary.p50, summary.p95, more);
   };
-  const auto shares = [](std::optional<double> speed, std::optional<double> hidden) {
-    return (speed ? fmt::format("  {:>6.3f}", *speed) : "") +
-           (hidden ? fmt::format("   {:>4.0f} % hidden", 100 * *hidden) : "");
+  const auto shares = [](std::optional<double> speed, std::optional<Estimate> hidden) {
+    std::string said = speed ? fmt::format("  {:>6.3f}", *speed) : "";
+    if (hidden) said += fmt::format("   {:>4.0f} % hidden", 100 * hidden->value);
+    if (hidden && hidden->low < hidden->high)
+      said += fmt::format(" ({:.0f}-{:.0f})", 100 * hidden->low, 100 * hidden->high);
+    return said;
   };
   row("forward", times.forward);
   row("backward", times.backward);
   row("optimizer", times.optimizer);
   if (times.speed_blocking) text += fmt::format("{:<72}  {:>6}\n", "# ways to average", "speed");
-  const auto when_told = [&](double share) { return times.hidden_overlapped ? std::optional(share) : std::nullopt; };
+  const auto when_told = [&](double share) {
+    return times.hidden_overlapped ? std::optional(Estimate{share, share, share}) : std::nullopt;
+  };
   const auto whole = times.speed_blocking ? std::optional(1.0) : std::nullopt;
   row("step that synchronises and sends nothing", times.synchronised, shares(whole, when_told(1)));
   row("step with one blocking all-reduce after backward", times.blocking, shares(times.speed_blocking, when_told(0)));
@@ -224,8 +242,11 @@ std::string step_table(const StepTimes& times) {
       shares(times.speed_overlapped, times.hidden_overlapped));
   if (times.unsent) {
     row("step with buckets that are not sent", *times.unsent, shares(times.speed_unsent, std::nullopt));
-    text += fmt::format("# sending leaves {:.3f} of that step's speed after backward, {:.3f} during backward\n",
-                        *times.sending_in_buckets, *times.sending_overlapped);
+    const auto left = [](const Estimate& share) {
+      return fmt::format("{:.3f} ({:.3f}-{:.3f})", share.value, share.low, share.high);
+    };
+    text += fmt::format("# sending leaves {} of that step's speed after backward, {} during backward\n",
+                        left(*times.sending_in_buckets), left(*times.sending_overlapped));
   }
   if (times.speed_blocking && !times.hidden_overlapped) {
     text += "# the blocking all-reduce costs too little to tell what is hidden of it\n";

@@ -50,14 +50,14 @@ struct StepTimes {
   std::optional<double> speed_overlapped;
   std::optional<double> speed_unsent;
   /// What sending leaves of the speed of `unsent`, which has all other work of DistributedDataParallel.
-  std::optional<double> sending_in_buckets;
-  std::optional<double> sending_overlapped;
+  std::optional<Estimate> sending_in_buckets;
+  std::optional<Estimate> sending_overlapped;
 
   /// The part of the communication that a way hides: 0 is `blocking`, 1 is `synchronised`. Medians of the differences
   /// in a round. None where a quarter of the rounds or more found no cost of `blocking`: what is hidden of so little is
   /// noise.
-  std::optional<double> hidden_in_buckets;
-  std::optional<double> hidden_overlapped;
+  std::optional<Estimate> hidden_in_buckets;
+  std::optional<Estimate> hidden_overlapped;
 
   /// Of rank 0 in steps of the last way, with `profile`.
   std::vector<OperatorTime> operators;

@@ -118,11 +118,15 @@ void write_json(const std::string& path, const BenchJob& job, const Workload& wo
                {"speed_blocking", share(times.speed_blocking)},
                {"speed_in_buckets", share(times.speed_in_buckets)},
                {"speed_overlapped", share(times.speed_overlapped)},
-               {"speed_unsent", share(times.speed_unsent)},
-               {"sending_in_buckets", share(times.sending_in_buckets)},
-               {"sending_overlapped", share(times.sending_overlapped)},
-               {"hidden_in_buckets", share(times.hidden_in_buckets)},
-               {"hidden_overlapped", share(times.hidden_overlapped)}});
+               {"speed_unsent", share(times.speed_unsent)}});
+  const auto put = [&](const std::string& name, const std::optional<Estimate>& of) {
+    json[name] = of ? nlohmann::ordered_json(of->value) : nlohmann::ordered_json();
+    json[name + "_range"] = of ? nlohmann::ordered_json({of->low, of->high}) : nlohmann::ordered_json();
+  };
+  put("sending_in_buckets", times.sending_in_buckets);
+  put("sending_overlapped", times.sending_overlapped);
+  put("hidden_in_buckets", times.hidden_in_buckets);
+  put("hidden_overlapped", times.hidden_overlapped);
   if (options.profile) {
     double all_s = 0;
     for (const OperatorTime& one : times.operators) all_s += one.self_s;

@@ -226,8 +226,12 @@ class BenchStepTest(LockstepTest):
         for name in ("forward", "backward", "optimizer", "synchronised", "blocking", "in_buckets", "overlapped", "unsent"):
             self.assertGreater(written[name + "_ms"]["p50"], 0, name)
             self.assertLessEqual(written[name + "_ms"]["p50"], written[name + "_ms"]["p95"], name)
-        shares = [name for name in written if name.startswith(("speed_", "sending_"))]
+        shares = [name for name in written if name.startswith(("speed_", "sending_")) and not name.endswith("_range")]
         self.assertEqual(len(shares), 6)
+        for name in ("sending_in_buckets", "sending_overlapped"):
+            low, high = written[name + "_range"]
+            self.assertLessEqual(low, written[name], name)
+            self.assertGreaterEqual(high, written[name], name)
         self.assertGreater(min(written[name] for name in shares), 0)
         # So small a step may cost too little to tell.
         self.assertIn("too little" if written["hidden_overlapped"] is None else "% hidden", result.stdout)
