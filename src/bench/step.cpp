@@ -80,25 +80,26 @@ void compare(const std::vector<std::vector<double>>& ways, StepTimes& times) {
     for (const size_t i : rounds) values.push_back(value(i));
     return summarize(values);
   };
-  const auto speed = [&](size_t way, size_t of = 0) {
-    return estimate(ways[0].size(), [&, way, of](const Rounds& rounds) {
-      return over(rounds, [&](size_t i) { return ways[of][i] / ways[way][i]; }).p50;
-    });
+  const auto speed = [&](const Rounds& rounds, size_t way, size_t of) {
+    return over(rounds, [&](size_t i) { return ways[of][i] / ways[way][i]; }).p50;
   };
-  times.speed_blocking = speed(1).value;
-  times.speed_in_buckets = speed(2).value;
-  times.speed_overlapped = speed(3).value;
+  Rounds all(ways[0].size());
+  std::iota(all.begin(), all.end(), size_t{0});
+  times.speed_blocking = speed(all, 1, 0);
+  times.speed_in_buckets = speed(all, 2, 0);
+  times.speed_overlapped = speed(all, 3, 0);
   if (ways.size() > 4) {
+    const auto of_unsent = [&](size_t way) {
+      return estimate(all.size(), [&, way](const Rounds& rounds) { return speed(rounds, way, 4); });
+    };
     times.unsent = summarize(ways[4]);
-    times.speed_unsent = speed(4).value;
-    times.sending_in_buckets = speed(2, 4);
-    times.sending_overlapped = speed(3, 4);
+    times.speed_unsent = speed(all, 4, 0);
+    times.sending_in_buckets = of_unsent(2);
+    times.sending_overlapped = of_unsent(3);
   }
   const auto below_blocking = [&](const Rounds& rounds, size_t way) {
     return over(rounds, [&](size_t i) { return ways[1][i] - ways[way][i]; });
   };
-  Rounds all(ways[0].size());
-  std::iota(all.begin(), all.end(), size_t{0});
   if (below_blocking(all, 0).p25 <= 0) return;
   const auto hidden = [&](size_t way) {
     return estimate(all.size(), [&, way](const Rounds& rounds) {
