@@ -13,7 +13,8 @@ namespace lockstep {
 /// images are channels_last and dense, on the CPU, and the convolution has stride 1 and zeros around, and
 /// - in float32 outside autocast, on a CPU with AVX-512, the images have at most 4 channels and need no gradient, and a
 ///   multiple of 32 channels comes out: LibTorch's loops are made for many input channels and reach half the
-///   processor's speed with three;
+///   processor's speed with three. The same under autocast to bfloat16 on AMD's CPUs with AVX-512's products of
+///   bfloat16, with sums and the weights' gradient in float32;
 /// - in float32 outside autocast, on a CPU with AVX-512, the kernel is 3x3 or 5x5, channels in and out are multiples of
 ///   32, and either one times the other is at most 7,281, or at most 116,508 with 32 tiles of 4x4 or 2x2 pixels or more
 ///   in all images: Winograd's method with six points makes a 3x3 convolution of 36 products in place of 144, and a 5x5
@@ -31,9 +32,19 @@ namespace lockstep {
 /// derivative where it is ours: backward with create_graph throws c10::Error.
 at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
 
-/// max_pool2x2(fast_conv2d(images, conv)), with the same bits. Where images have few channels (the first case above) a
-/// few rows of the convolution at a time are pooled while they are in the first cache, and made again from the pooled
-/// gradient in backward: four times what comes out is neither written to memory nor read.
+/// max_pool2x2(fast_conv2d(images, conv)), with the same bits, and the same bits in the images' gradient. The gradients
+/// of the weights and the bias agree to rounding where they are made from the pools' winners alone: only one of a
+/// window's four values has a gradient, another one in each channel, so three of four products are left out, whatever
+/// the values are. That is so where images are channels_last and dense, on the CPU, the convolution has stride 1, zeros
+/// around and a multiple of 32 channels that come out, 2x2 or more come out of it, and the computation is
+/// - in float32, outside autocast, on a CPU with AVX-512,
+/// - or under autocast to bfloat16, with weights of float32, on AMD's CPUs with AVX-512's products of bfloat16; sums
+/// are
+///   of float32 and are not rounded to bfloat16 then, as LibTorch's are.
+/// Their bits do not depend on the number of threads.
+///
+/// Where images have few channels (the first case above) a few rows of the convolution at a time are pooled while they
+/// are in the first cache: four times what comes out is neither written to memory nor read.
 at::Tensor fast_conv2d_max_pool2x2(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
 
 /// A torch::nn::Conv2d that does so, with the same options, parameters, names and initial values.

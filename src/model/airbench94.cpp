@@ -19,7 +19,6 @@
 
 #include "lockstep/batch_norm_gelu.h"
 #include "lockstep/fast_conv.h"
-#include "lockstep/max_pool.h"
 #include "lockstep/net.h"
 #include "model/nets.h"
 
@@ -53,7 +52,7 @@ class Group final : public nn::Module {
   }
 
   at::Tensor forward(const at::Tensor& images) {
-    const at::Tensor half = batch_norm_gelu(max_pool2x2(fast_conv2d(images, *conv1_)), norm1_);
+    const at::Tensor half = batch_norm_gelu(fast_conv2d_max_pool2x2(images, *conv1_), norm1_);
     return batch_norm_gelu(fast_conv2d(half, *conv2_), norm2_);
   }
 

@@ -1,10 +1,14 @@
 #include "lockstep/fast_conv.h"
 
 #include <ATen/autocast_mode.h>
+#include <ATen/ops/conv2d.h>
 #include <ATen/record_function.h>
 
 #include "lockstep/max_pool.h"
+#include "ops/frame.h"
 #include "ops/image_conv.h"
+#include "ops/max_pool.h"
+#include "ops/pooled_gradient.h"
 #include "ops/processor.h"
 #include "ops/small_conv.h"
 #include "ops/winograd_conv.h"
@@ -28,19 +32,39 @@ at::Tensor fastest(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
   return conv.torch::nn::Conv2dImpl::forward(images);
 }
 
+// For convolutions that with_pooled_gradient takes.
+at::Tensor of_images_only(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
+  if (winograd_takes(images, conv)) return winograd_conv2d(images, conv, /*of_weights=*/false);
+  const at::Tensor bias = conv.bias.defined() ? conv.bias.detach() : conv.bias;
+  const Padding padding = *padding_of(conv);
+  return at::conv2d(images, conv.weight.detach(), bias, 1, {padding.rows, padding.columns});
+}
+
+at::Tensor fastest_pooled(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
+  if (!pooled_gradient_takes(images, conv)) return max_pool2x2(fastest(images, conv));
+  const Pooled pooled = image_conv_takes(images, conv) ? image_conv2d_max_pool2x2(images, conv)
+                                                       : max_pool2x2_and_winners(of_images_only(images, conv));
+  return with_pooled_gradient(pooled.out, pooled.winners, images, conv);
+}
+
+// `way`(images, conv), in float32 where that is faster.
+template <typename Way>
+at::Tensor in_fastest_precision(const at::Tensor& images, torch::nn::Conv2dImpl& conv, const Way& way) {
+  if (!is_faster_in_float32(images, conv)) return way(images, conv);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
+  return way(images.to(at::kFloat), conv).to(at::kBFloat16);
+}
+
 }  // namespace
 
 at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
   RECORD_FUNCTION("lockstep::fast_conv2d", c10::ArrayRef<c10::IValue>());
-  if (!is_faster_in_float32(images, conv)) return fastest(images, conv);
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
-  return fastest(images.to(at::kFloat), conv).to(at::kBFloat16);
+  return in_fastest_precision(images, conv, fastest);
 }
 
 at::Tensor fast_conv2d_max_pool2x2(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
-  if (!image_conv_pools(images, conv)) return max_pool2x2(fast_conv2d(images, conv));
   RECORD_FUNCTION("lockstep::fast_conv2d_max_pool2x2", c10::ArrayRef<c10::IValue>());
-  return image_conv2d(images, conv, /*pooled=*/true);
+  return in_fastest_precision(images, conv, fastest_pooled);
 }
 
 // Conv2dImpl's would make a Conv2dImpl.

@@ -8,9 +8,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
+#include "ops/frame.h"
 #include "ops/image_conv_kernels.h"
 #include "ops/max_pool_kernels.h"
 #include "ops/parallel.h"
@@ -25,27 +28,17 @@ using torch::autograd::variable_list;
 // on threads.
 constexpr int64_t kGroup = 8;
 
-const std::optional<ImageConvKernels>& kernels() {
-  static const std::optional<ImageConvKernels> best = image_conv_kernels(best_processor());
-  return best;
+template <typename Kernels>
+const std::optional<Kernels>& conv_loops();
+template <>
+const std::optional<Float32Kernels>& conv_loops<Float32Kernels>() {
+  static const std::optional<Float32Kernels> found = float32_conv_kernels();
+  return found;
 }
-
-const PoolKernels<uint32_t>& pool() {
-  static const PoolKernels<uint32_t> best = pool_kernels<uint32_t>(best_processor());
-  return best;
-}
-
-const uint32_t* bits(const float* values) { return static_cast<const uint32_t*>(static_cast<const void*>(values)); }
-uint32_t* bits(float* values) { return static_cast<uint32_t*>(static_cast<void*>(values)); }
-
-struct Padding {
-  int64_t rows, columns;
-};
-
-std::optional<Padding> padding_of(const torch::nn::Conv2dImpl& conv) {
-  const auto* numbers = std::get_if<torch::ExpandingArray<2>>(&conv.options.padding());
-  if (numbers == nullptr) return std::nullopt;
-  return Padding{(**numbers)[0], (**numbers)[1]};
+template <>
+const std::optional<BFloat16Kernels>& conv_loops<BFloat16Kernels>() {
+  static const std::optional<BFloat16Kernels> found = bfloat16_conv_kernels();
+  return found;
 }
 
 ConvShape shape_of(const at::Tensor& images, const at::Tensor& weight, const Padding& padding) {
@@ -58,118 +51,149 @@ ConvShape shape_of(const at::Tensor& images, const at::Tensor& weight, const Pad
           .out_channels = weight.size(0)};
 }
 
-// One image at a time with zeros around it.
-class Frame {
+// Some rows of one image's output at a time, an even number that stays in the first cache.
+template <typename Element>
+class Strips {
  public:
-  Frame(const at::Tensor& images, const Padding& padding, const ConvShape& shape)
-      : from_(images.const_data_ptr<float>()),
-        rows_(images.size(2)),
-        row_(images.size(3) * images.size(1)),
-        padded_row_(shape.padded_row),
-        first_(padding.rows * shape.padded_row + padding.columns * shape.channels),
-        padded_(static_cast<size_t>((rows_ + 2 * padding.rows) * shape.padded_row)) {}
-
-  const float* show(int64_t image) {
-    const float* from = from_ + image * rows_ * row_;
-    for (int64_t y = 0; y < rows_; ++y) {
-      std::memcpy(padded_.data() + first_ + y * padded_row_, from + y * row_, static_cast<size_t>(row_) * sizeof *from);
-    }
-    return padded_.data();
-  }
-
- private:
-  const float* from_;
-  int64_t rows_, row_, padded_row_, first_;
-  std::vector<float> padded_;
-};
-
-// Some rows of one image's output, which are pooled as soon as they are made, and a pooled gradient's before they are
-// used: an even number that stays in the first cache.
-class Strip {
- public:
-  explicit Strip(const ConvShape& shape)
+  explicit Strips(const ConvShape& shape)
       : shape_(shape),
-        rows_(std::max<int64_t>(2, kCachedFloats / (shape.width * shape.out_channels) / 2 * 2)),
-        row_(shape.width * shape.out_channels),
-        pooled_row_(shape.width / 2 * shape.out_channels),
-        values_(static_cast<size_t>(rows_ * row_)) {}
+        rows_(std::max<int64_t>(2, kCachedValues / (shape.width * shape.out_channels) / 2 * 2)),
+        values_(static_cast<size_t>(rows_ * shape.width * shape.out_channels)) {}
 
-  /// Calls work(the strip's shape, its first row, its values, the pooled row that it begins with) for all strips. An
-  /// odd last row belongs to none.
+  /// Calls work(the strip's shape, its first row, room for its values) for all strips of the first `height` rows.
   template <typename Work>
-  void each(const Work& work) {
-    for (int64_t y = 0; y + 1 < shape_.height; y += rows_) {
+  void each(int64_t height, const Work& work) {
+    for (int64_t y = 0; y < height; y += rows_) {
       ConvShape strip = shape_;
-      strip.height = std::min(rows_, (shape_.height - y) / 2 * 2);
-      work(strip, y, values_.data(), y / 2 * pooled_row_);
-    }
-  }
-
-  void pool_to(const ConvShape& strip, float* out, uint8_t* winners) {
-    for (int64_t y = 0; y < strip.height; y += 2, out += pooled_row_, winners += pooled_row_) {
-      const float* upper = values_.data() + y * row_;
-      pool().forward(bits(upper), bits(upper + row_), bits(out), winners, strip.width / 2, strip.out_channels);
-    }
-  }
-
-  // An odd last column keeps the zeros that it began with.
-  void unpool(const ConvShape& strip, const float* gradient, const uint8_t* winners) {
-    for (int64_t y = 0; y < strip.height; y += 2, gradient += pooled_row_, winners += pooled_row_) {
-      float* upper = values_.data() + y * row_;
-      pool().backward(bits(gradient), winners, bits(upper), bits(upper + row_), strip.width / 2, strip.out_channels);
+      strip.height = std::min(rows_, height - y);
+      work(strip, y, values_.data());
     }
   }
 
  private:
   ConvShape shape_;
-  int64_t rows_, row_, pooled_row_;
-  std::vector<float> values_;
+  int64_t rows_;
+  std::vector<Element> values_;
 };
 
-struct ImageConv : torch::autograd::Function<ImageConv> {
+// An even number of rows, pooled; of an odd last column nothing.
+template <typename Value>
+void pool_rows(const ConvShape& rows, const Value* values, Value* out, uint8_t* winners) {
+  using Bits = std::conditional_t<sizeof(Value) == 2, uint16_t, uint32_t>;
+  static const PoolKernels<Bits> pool = pool_kernels<Bits>(best_processor());
+  const int64_t row = rows.width * rows.out_channels, pooled_row = rows.width / 2 * rows.out_channels;
+  for (int64_t y = 0; y < rows.height; y += 2, out += pooled_row, winners += pooled_row) {
+    const auto* upper = static_cast<const Bits*>(static_cast<const void*>(values + y * row));
+    pool.forward(upper, upper + row, static_cast<Bits*>(static_cast<void*>(out)), winners, rows.width / 2,
+                 rows.out_channels);
+  }
+}
+
+// An image's padded values as backward takes them.
+const float* sights_of(const Frame<float>&, const float* padded, const ConvShape&, std::vector<float>&) {
+  return padded;
+}
+const uint32_t* sights_of(const Frame<uint16_t>& frame, const uint16_t* padded, const ConvShape& shape,
+                          std::vector<uint32_t>& room) {
+  room.resize(static_cast<size_t>(frame.count()));
+  conv_loops<BFloat16Kernels>()->see(padded, room.data(), frame.count(), shape.channels);
+  return room.data();
+}
+
+// The gradients of some rows as backward takes them: in `values`, where it is not what is there.
+const float* gradients_of(const ConvShape&, const float* gradient, float*) { return gradient; }
+const uint32_t* gradients_of(const ConvShape& rows, const uint16_t* gradient, uint32_t* values) {
+  const int64_t row = rows.width * rows.out_channels, paired_row = (rows.width + 1) / 2 * rows.out_channels;
+  for (int64_t y = 0; y < rows.height; ++y) {
+    conv_loops<BFloat16Kernels>()->pair(gradient + y * row, values + y * paired_row, rows.width, rows.out_channels);
+  }
+  return values;
+}
+
+// Weights as forward takes them.
+at::Tensor packed(const at::Tensor& weight, const Float32Kernels&) { return weight.permute({2, 3, 1, 0}).contiguous(); }
+at::Tensor packed(const at::Tensor& weight, const BFloat16Kernels&) {
+  const int64_t rows = weight.size(2), taps = weight.size(3) * weight.size(1), out = weight.size(0);
+  const at::Tensor by_row = weight.permute({2, 3, 1, 0}).reshape({rows, taps, out});
+  at::Tensor pairs = at::zeros({rows, (taps + 1) / 2, out, 2}, weight.options().dtype(at::kBFloat16));
+  pairs.select(3, 0).copy_(by_row.slice(1, 0, taps, 2));
+  pairs.select(3, 1).narrow(1, 0, taps / 2).copy_(by_row.slice(1, 1, taps, 2));
+  return pairs;
+}
+
+template <typename Value>
+constexpr int64_t kBehind = sizeof(Value) == 2 ? 4 : 0;  // values after a frame that pairs at its end reach
+
+template <typename Kernels>
+at::Tensor convolve(const at::Tensor& images, const at::Tensor& weight, const at::Tensor& bias,
+                    const Padding& padding) {
+  using Value = typename Kernels::Value;
+  const Kernels& loops = *conv_loops<Kernels>();
+  const ConvShape shape = shape_of(images, weight, padding);
+  at::Tensor out = at::empty({images.size(0), shape.out_channels, shape.height, shape.width},
+                             images.options().memory_format(at::MemoryFormat::ChannelsLast));
+  const at::Tensor weights = packed(weight, loops);
+  auto* to = static_cast<Value*>(out.mutable_data_ptr());
+  const int64_t out_image = shape.height * shape.width * shape.out_channels;
+  parallel_for(0, images.size(0), 1, [&](int64_t begin, int64_t end) {
+    Frame<Value> frame(images, padding, shape.padded_row, kBehind<Value>);
+    for (int64_t i = begin; i < end; ++i) {
+      loops.forward(shape, frame.show(i), values_of<typename Kernels::Sight>(weights), bias.const_data_ptr<float>(),
+                    to + i * out_image);
+    }
+  });
+  return out;
+}
+
+template <typename Kernels>
+Pooled convolve_and_pool(const at::Tensor& images, const at::Tensor& weight, const at::Tensor& bias,
+                         const Padding& padding) {
+  using Value = typename Kernels::Value;
+  const Kernels& loops = *conv_loops<Kernels>();
+  const ConvShape shape = shape_of(images, weight, padding);
+  const std::vector<int64_t> sizes = {images.size(0), shape.out_channels, shape.height / 2, shape.width / 2};
+  const auto options = images.options().memory_format(at::MemoryFormat::ChannelsLast);
+  Pooled pooled{at::empty(sizes, options), at::empty(sizes, options.dtype(at::kByte))};
+  const at::Tensor weights = packed(weight, loops);
+  auto* to = static_cast<Value*>(pooled.out.mutable_data_ptr());
+  auto* winner = pooled.winners.mutable_data_ptr<uint8_t>();
+  const int64_t out_row = sizes[1] * sizes[3], out_image = out_row * sizes[2];
+  parallel_for(0, images.size(0), 1, [&](int64_t begin, int64_t end) {
+    Frame<Value> frame(images, padding, shape.padded_row, kBehind<Value>);
+    Strips<Value> strips(shape);
+    for (int64_t i = begin; i < end; ++i) {
+      const Value* padded = frame.show(i);
+      strips.each(shape.height / 2 * 2, [&](const ConvShape& strip, int64_t y, Value* values) {
+        loops.forward(strip, padded + y * shape.padded_row, values_of<typename Kernels::Sight>(weights),
+                      bias.const_data_ptr<float>(), values);
+        const int64_t at = i * out_image + y / 2 * out_row;
+        pool_rows(strip, values, to + at, winner + at);
+      });
+    }
+  });
+  return pooled;
+}
+
+template <typename Kernels>
+struct ImageConv : torch::autograd::Function<ImageConv<Kernels>> {
+  using Value = typename Kernels::Value;
+  using Sight = typename Kernels::Sight;
+
+  // images: of Value; weight, bias: float32.
   static at::Tensor forward(AutogradContext* context, const at::Tensor& images, const at::Tensor& weight,
-                            const at::Tensor& bias, int64_t rows, int64_t columns, bool pooled) {
-    const Padding padding{rows, columns};
-    const ConvShape shape = shape_of(images, weight, padding);
-    const int64_t size = pooled ? 2 : 1;
-    const std::vector<int64_t> sizes = {images.size(0), shape.out_channels, shape.height / size, shape.width / size};
-    const auto options = images.options().memory_format(at::MemoryFormat::ChannelsLast);
-    at::Tensor out = at::empty(sizes, options);
-    const at::Tensor winners = pooled ? at::empty(sizes, options.dtype(at::kByte)) : at::Tensor();
-    const at::Tensor weights = weight.permute({2, 3, 1, 0}).contiguous();
-    const auto* factors = weights.const_data_ptr<float>();
-    const auto* added = bias.const_data_ptr<float>();
-    const int64_t out_image = sizes[1] * sizes[2] * sizes[3];
-    auto* to = out.mutable_data_ptr<float>();
-    auto* winner = pooled ? winners.mutable_data_ptr<uint8_t>() : nullptr;
-    parallel_for(0, images.size(0), 1, [&](int64_t begin, int64_t end) {
-      Frame frame(images, padding, shape);
-      std::optional<Strip> strip;
-      if (pooled) strip.emplace(shape);
-      for (int64_t i = begin; i < end; ++i) {
-        const float* padded = frame.show(i);
-        if (!strip) {
-          kernels()->forward(shape, padded, factors, added, to + i * out_image);
-          continue;
-        }
-        strip->each([&](const ConvShape& part, int64_t y, float* values, int64_t at) {
-          kernels()->forward(part, padded + y * shape.padded_row, factors, added, values);
-          strip->pool_to(part, to + i * out_image + at, winner + i * out_image + at);
-        });
-      }
-    });
-    context->save_for_backward({images, weight, winners});
+                            const at::Tensor& bias, int64_t rows, int64_t columns) {
+    context->save_for_backward({images, weight});
     context->saved_data["rows"] = rows;
     context->saved_data["columns"] = columns;
-    return out;
+    return convolve<Kernels>(images, weight, bias, {rows, columns});
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     TORCH_CHECK(!c10::GradMode::is_enabled(), "lockstep::fast_conv2d has no second derivative");
+    const Kernels& loops = *conv_loops<Kernels>();
     const variable_list kept = context->get_saved_variables();
     const at::Tensor& images = kept[0];
     const at::Tensor& weight = kept[1];
-    const at::Tensor& winners = kept[2];  // none if not pooled
     const Padding padding{context->saved_data["rows"].toInt(), context->saved_data["columns"].toInt()};
     const ConvShape shape = shape_of(images, weight, padding);
     const at::Tensor gradient = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
@@ -178,24 +202,19 @@ struct ImageConv : torch::autograd::Function<ImageConv> {
     // Of each group: the weights' and then the bias's.
     const int64_t of_weights = weight.numel();
     const at::Tensor parts = at::zeros({groups, of_weights + shape.out_channels});
-    const auto* from = gradient.const_data_ptr<float>();
-    const auto* winner = winners.defined() ? winners.const_data_ptr<uint8_t>() : nullptr;
-    const int64_t out_image = gradient.numel() / count;
+    const auto* from = values_of<Value>(gradient);
+    const int64_t out_row = shape.width * shape.out_channels, out_image = out_row * shape.height;
     parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
-      Frame frame(images, padding, shape);
-      std::optional<Strip> strip;
-      if (winner != nullptr) strip.emplace(shape);
+      Frame<Value> frame(images, padding, shape.padded_row, kBehind<Value>);
+      Strips<Sight> strips(shape);
+      std::vector<Sight> room;
       for (int64_t group = begin; group < end; ++group) {
         float* part = parts.mutable_data_ptr<float>() + group * (of_weights + shape.out_channels);
         for (int64_t i = group * kGroup; i < std::min(count, (group + 1) * kGroup); ++i) {
-          const float* padded = frame.show(i);
-          if (!strip) {
-            kernels()->backward(shape, padded, from + i * out_image, part, part + of_weights);
-            continue;
-          }
-          strip->each([&](const ConvShape& some, int64_t y, const float* values, int64_t at) {
-            strip->unpool(some, from + i * out_image + at, winner + i * out_image + at);
-            kernels()->backward(some, padded + y * shape.padded_row, values, part, part + of_weights);
+          const Sight* padded = sights_of(frame, frame.show(i), shape, room);
+          strips.each(shape.height, [&](const ConvShape& strip, int64_t y, Sight* values) {
+            const Sight* of_rows = gradients_of(strip, from + i * out_image + y * out_row, values);
+            loops.backward(strip, padded + y * shape.padded_row, of_rows, part, part + of_weights);
           });
         }
       }
@@ -211,21 +230,35 @@ struct ImageConv : torch::autograd::Function<ImageConv> {
                                    .permute({3, 2, 0, 1})
                                    .contiguous(weight.suggest_memory_format());
     const at::Tensor bias = sum.narrow(0, of_weights, shape.out_channels).clone();
-    return {at::Tensor(), weights, bias, at::Tensor(), at::Tensor(), at::Tensor()};
+    return {at::Tensor(), weights, bias, at::Tensor(), at::Tensor()};
   }
 };
+
+// Whether it computes in bfloat16, by autocast, in place of float32.
+bool in_bfloat16() { return at::autocast::is_autocast_enabled(at::kCPU); }
+
+at::Tensor bias_of(const torch::nn::Conv2dImpl& conv) {
+  return conv.bias.defined() ? conv.bias : at::zeros({conv.options.out_channels()});
+}
 
 }  // namespace
 
 bool image_conv_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
   const auto& options = conv.options;
   const auto ones = [](const torch::ExpandingArray<2>& pair) { return (*pair)[0] == 1 && (*pair)[1] == 1; };
-  const auto plain = [](const at::Tensor& tensor) {
-    return tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided;
+  const auto dense = [](const at::Tensor& tensor) {
+    return tensor.device().is_cpu() && tensor.layout() == at::kStrided;
   };
-  if (!kernels() || !plain(images) || images.dim() != 4 || images.size(1) > 4 || images.numel() == 0) return false;
+  const auto plain = [&](const at::Tensor& tensor) { return dense(tensor) && tensor.scalar_type() == at::kFloat; };
+  if (in_bfloat16()) {
+    if (!conv_loops<BFloat16Kernels>() || at::autocast::get_autocast_dtype(at::kCPU) != at::kBFloat16) return false;
+    if (!plain(images) && !(dense(images) && images.scalar_type() == at::kBFloat16)) return false;
+  } else if (!conv_loops<Float32Kernels>() || !plain(images)) {
+    return false;
+  }
+  if (images.dim() != 4 || images.size(1) > 4 || images.numel() == 0) return false;
   if (images.requires_grad() || !images.is_contiguous(at::MemoryFormat::ChannelsLast)) return false;
-  if (at::autocast::is_autocast_enabled(at::kCPU) || !plain(conv.weight)) return false;
+  if (!plain(conv.weight)) return false;
   if (conv.bias.defined() && !(plain(conv.bias) && conv.bias.is_contiguous())) return false;
   const auto padding = padding_of(conv);
   return padding && ones(options.stride()) && ones(options.dilation()) && options.groups() == 1 &&
@@ -235,16 +268,21 @@ bool image_conv_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& con
          images.size(3) + 2 * padding->columns >= conv.weight.size(3);
 }
 
-bool image_conv_pools(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
-  if (!image_conv_takes(images, conv)) return false;
-  const ConvShape shape = shape_of(images, conv.weight, *padding_of(conv));
-  return shape.height >= 2 && shape.width >= 2;
+at::Tensor image_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
+  const Padding padding = *padding_of(conv);
+  const at::Tensor bias = bias_of(conv);
+  if (!in_bfloat16()) {
+    return ImageConv<Float32Kernels>::apply(images, conv.weight, bias, padding.rows, padding.columns);
+  }
+  return ImageConv<BFloat16Kernels>::apply(images.to(at::kBFloat16), conv.weight, bias, padding.rows, padding.columns);
 }
 
-at::Tensor image_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv, bool pooled) {
+Pooled image_conv2d_max_pool2x2(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
+  const at::NoGradGuard no_grad;
   const Padding padding = *padding_of(conv);
-  const at::Tensor bias = conv.bias.defined() ? conv.bias : at::zeros({conv.options.out_channels()});
-  return ImageConv::apply(images, conv.weight, bias, padding.rows, padding.columns, pooled);
+  const at::Tensor bias = bias_of(conv);
+  if (!in_bfloat16()) return convolve_and_pool<Float32Kernels>(images, conv.weight, bias, padding);
+  return convolve_and_pool<BFloat16Kernels>(images.to(at::kBFloat16), conv.weight, bias, padding);
 }
 
 }  // namespace lockstep

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "ops/max_pool.h"
 #include "ops/max_pool_kernels.h"
 #include "ops/parallel.h"
 
@@ -81,7 +82,7 @@ bool ours(const at::Tensor& images) {
 
 class Pool : public torch::autograd::Function<Pool> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& images) {
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const at::Tensor& images) {
     const std::vector<int64_t> sizes = {images.size(0), images.size(1), images.size(2) / 2, images.size(3) / 2};
     const at::MemoryFormat format = images.suggest_memory_format();
     at::Tensor out = at::empty(sizes, images.options().memory_format(format));
@@ -94,7 +95,8 @@ class Pool : public torch::autograd::Function<Pool> {
     context->saved_data["sizes"] = images.sizes();
     context->saved_data["format"] = format;
     context->save_for_backward({winners});
-    return out;
+    context->mark_non_differentiable({winners});
+    return {out, winners};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
@@ -121,7 +123,14 @@ class Pool : public torch::autograd::Function<Pool> {
 
 at::Tensor max_pool2x2(const at::Tensor& images) {
   RECORD_FUNCTION("lockstep::max_pool2x2", c10::ArrayRef<c10::IValue>());
-  return ours(images) ? Pool::apply(images) : at::max_pool2d(images, 2);
+  return ours(images) ? Pool::apply(images)[0] : at::max_pool2d(images, 2);
+}
+
+Pooled max_pool2x2_and_winners(const at::Tensor& images) {
+  RECORD_FUNCTION("lockstep::max_pool2x2", c10::ArrayRef<c10::IValue>());
+  TORCH_INTERNAL_ASSERT(ours(images));
+  const torch::autograd::variable_list both = Pool::apply(images);
+  return {both[0], both[1]};
 }
 
 }  // namespace lockstep

@@ -22,10 +22,19 @@ bool has_bfloat16_tiles() {
 #endif
 }
 
+bool has_fast_bfloat16_vectors() {
+#ifdef __x86_64__
+  static const bool has = __builtin_cpu_is("amd") != 0 && __builtin_cpu_supports("avx512bf16") != 0 &&
+                          best_processor() == Processor::avx512;
+  return has;
+#else
+  return false;
+#endif
+}
+
 bool has_fast_bfloat16() {
 #ifdef __x86_64__
-  static const bool amd = __builtin_cpu_is("amd") != 0 && __builtin_cpu_supports("avx512bf16") != 0;
-  return amd || has_bfloat16_tiles();
+  return has_fast_bfloat16_vectors() || has_bfloat16_tiles();
 #else
   return true;  // not measured: as LibTorch does it
 #endif

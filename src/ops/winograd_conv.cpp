@@ -166,9 +166,11 @@ bool winograd_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv)
          !at::autocast::is_autocast_enabled(at::kCPU);
 }
 
-at::Tensor winograd_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
+at::Tensor winograd_conv2d(const at::Tensor& images, const torch::nn::Conv2dImpl& conv, bool of_weights) {
   const at::Tensor bias = conv.bias.defined() ? conv.bias : at::zeros({conv.options.out_channels()});
-  return WinogradConv::apply(images, conv.weight, bias, even_padding_of(conv));
+  const int64_t padding = even_padding_of(conv);
+  if (!of_weights) return WinogradConv::apply(images, conv.weight.detach(), bias.detach(), padding);
+  return WinogradConv::apply(images, conv.weight, bias, padding);
 }
 
 }  // namespace lockstep

@@ -9,7 +9,7 @@ namespace lockstep {
 /// Whether winograd_conv2d takes this (lockstep/fast_conv.h says what).
 bool winograd_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv);
 
-/// conv(images) by Winograd's method.
-at::Tensor winograd_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
+/// conv(images) by Winograd's method. Without of_weights: with a gradient for images only.
+at::Tensor winograd_conv2d(const at::Tensor& images, const torch::nn::Conv2dImpl& conv, bool of_weights = true);
 
 }  // namespace lockstep

@@ -6,10 +6,13 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <optional>
+
 #include "differences.h"
 #include "lockstep/max_pool.h"
 #include "ops/image_conv.h"
 #include "ops/image_conv_kernels.h"
+#include "ops/pooled_gradient.h"
 #include "ops/processor.h"
 #include "ops/winograd_conv.h"
 #include "train/device_path.h"
@@ -92,37 +95,191 @@ INSTANTIATE_TEST_SUITE_P(
                     ConvCase{Options(32, 32, 3).groups(2), true}, ConvCase{Options(32, 32, 3).padding({0, 1}), true},
                     ConvCase{Options(48, 32, 3), true}, ConvCase{Options(32, 48, 3), true}));
 
+// What a step makes of the same images, and of a gradient of what comes out.
+struct PooledResults {
+  at::Tensor out, of_images, of_weight, of_bias;
+};
+
+template <typename Way>
+PooledResults pooled_results(const FastConv2d& like, const at::Tensor& values, bool of_images, bool autocast,
+                             at::Tensor& incoming, const Way& way) {
+  const auto conv = std::dynamic_pointer_cast<FastConv2dImpl>(like->clone());
+  const at::Tensor images = values.detach().clone().requires_grad_(of_images);
+  at::Tensor out;
+  {
+    std::optional<Autocast> in_bfloat16;
+    if (autocast) in_bfloat16.emplace(at::kCPU, "bf16");
+    out = way(images, *conv);
+  }
+  if (!incoming.defined()) incoming = at::randn_like(out);
+  out.backward(incoming);
+  return {out.detach(), images.grad(), conv->weight.grad(), conv->bias.defined() ? conv->bias.grad() : at::Tensor()};
+}
+
+constexpr double kLastBitOfBFloat16 = 8e-3;  // 2^-7
+
 class FastConvPooled : public testing::TestWithParam<ConvCase> {};
 
-TEST_P(FastConvPooled, HasTheBitsOfOneAfterTheOther) {
+TEST_P(FastConvPooled, AgreesWithOneAfterTheOther) {
   at::manual_seed(2);
   const torch::nn::Conv2dOptions options = GetParam().options;
-  FastConv2d conv(options);
+  const bool of_images = GetParam().of_images;
+  const FastConv2d conv(options);
   for (const auto& [count, height, width] : {std::array<int64_t, 3>{1, 13, 17}, {19, 14, 16}, {9, 8, 9}, {2, 40, 7}}) {
-    SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width);
-    const at::Tensor images = at::randn({count, options.in_channels(), height, width}).contiguous(kChannelsLast);
-    const bool few_channels = options.in_channels() <= 4 && image_conv_kernels(best_processor());
-    EXPECT_EQ(image_conv_pools(images, *conv), few_channels);
-    const at::Tensor apart = max_pool2x2(conv->forward(images));
-    const at::Tensor incoming = at::randn_like(apart);
-    apart.backward(incoming);
-    const at::Tensor of_weight = conv->weight.grad(), of_bias = options.bias() ? conv->bias.grad() : at::Tensor();
-    conv->zero_grad();
-    const at::Tensor together = fast_conv2d_max_pool2x2(images, *conv);
-    EXPECT_TRUE(together.equal(apart));
-    EXPECT_TRUE(together.is_contiguous(kChannelsLast));
-    together.backward(incoming);
-    EXPECT_TRUE(conv->weight.grad().equal(of_weight));
-    if (of_bias.defined()) {
-      EXPECT_TRUE(conv->bias.grad().equal(of_bias));
+    for (const bool autocast : {false, true}) {
+      SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width
+                                      << (autocast ? ", bf16" : ""));
+      const at::Tensor images = at::randn({count, options.in_channels(), height, width}).contiguous(kChannelsLast);
+      at::Tensor incoming;
+      const PooledResults apart = pooled_results(
+          conv, images, of_images, autocast, incoming,
+          [](const at::Tensor& values, FastConv2dImpl& one) { return max_pool2x2(one.forward(values)); });
+      const PooledResults together = pooled_results(
+          conv, images, of_images, autocast, incoming,
+          [](const at::Tensor& values, FastConv2dImpl& one) { return fast_conv2d_max_pool2x2(values, one); });
+      EXPECT_TRUE(together.out.equal(apart.out));
+      EXPECT_EQ(together.out.scalar_type(), autocast ? at::kBFloat16 : at::kFloat);
+      EXPECT_TRUE(together.out.is_contiguous(kChannelsLast));
+      if (of_images) {
+        EXPECT_TRUE(together.of_images.equal(apart.of_images));
+      }
+      const double rounding = autocast ? kLastBitOfBFloat16 : 1e-5;
+      EXPECT_EQ(together.of_weight.scalar_type(), at::kFloat);
+      EXPECT_EQ(together.of_weight.strides(), apart.of_weight.strides());
+      EXPECT_LT(difference(together.of_weight, apart.of_weight), rounding);
+      if (options.bias()) {
+        EXPECT_LT(difference(together.of_bias, apart.of_bias), rounding);
+      }
     }
-    conv->zero_grad();
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvPooled, kFewChannels);
 INSTANTIATE_TEST_SUITE_P(OfMore, FastConvPooled,
-                         testing::Values(ConvCase{Options(32, 32, 5).padding(2)}, ConvCase{Options(8, 8, 3)}));
+                         testing::Values(ConvCase{Options(32, 32, 5).padding(2), true},
+                                         ConvCase{Options(8, 8, 3), true},
+                                         ConvCase{Options(24, 64, 3).padding(1).bias(false), true},
+                                         ConvCase{Options(5, 32, {2, 7}).padding({0, 3})},
+                                         ConvCase{Options(32, 32, 3).stride(2).padding(3), true},
+                                         ConvCase{Options(256, 64, 3).padding(1), true}));
+
+class FastConvInBFloat16 : public testing::TestWithParam<ConvCase> {};
+
+// Against double precision of the same rounded images and weights.
+TEST_P(FastConvInBFloat16, OfFewChannelsRoundsOnlyWhatComesOut) {
+  at::manual_seed(7);
+  const torch::nn::Conv2dOptions options = GetParam().options;
+  FastConv2d conv(options);
+  conv->weight.set_data(conv->weight.to(at::kBFloat16).to(at::kFloat));
+  for (const auto& [count, height, width] : {std::array<int64_t, 3>{1, 13, 17}, {19, 13, 16}, {3, 8, 8}, {5, 7, 5}}) {
+    SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width);
+    const at::Tensor images =
+        at::randn({count, options.in_channels(), height, width}).to(at::kBFloat16).contiguous(kChannelsLast);
+    {
+      const Autocast autocast(at::kCPU, "bf16");
+      if (!bfloat16_conv_kernels()) GTEST_SKIP() << "this processor has no fast products of bfloat16";
+      ASSERT_TRUE(image_conv_takes(images, *conv));
+    }
+    at::Tensor incoming;
+    const PooledResults own =
+        pooled_results(conv, images, false, true, incoming,
+                       [](const at::Tensor& values, FastConv2dImpl& one) { return one.forward(values); });
+    const ConvResults exact = conv_results(images, incoming, conv, false);
+    EXPECT_LT(difference(own.out, exact.out), kLastBitOfBFloat16 / 2);
+    EXPECT_TRUE(own.out.is_contiguous(kChannelsLast));
+    EXPECT_LT(difference(own.of_weight, exact.of_weight), 1e-5);
+    if (options.bias()) {
+      EXPECT_LT(difference(own.of_bias, exact.of_bias), 1e-5);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvInBFloat16, kFewChannels);
+
+// Sums of float32 lose less than what bfloat16 is rounded to.
+TEST(FastConv, PooledInBFloat16SumsGradientsInFloat32) {
+  at::manual_seed(6);
+  FastConv2d conv(Options(16, 32, 3).padding(1));
+  const at::Tensor images = at::randn({20, 16, 11, 14}).to(at::kBFloat16).to(at::kFloat).contiguous(kChannelsLast);
+  {
+    const Autocast autocast(at::kCPU, "bf16");
+    if (!pooled_gradient_takes(images, *conv)) GTEST_SKIP() << "this processor has no fast products of bfloat16";
+  }
+  conv->weight.set_data(conv->weight.to(at::kBFloat16).to(at::kFloat));
+  at::Tensor incoming;
+  const auto pooled = [](const at::Tensor& values, FastConv2dImpl& one) {
+    return fast_conv2d_max_pool2x2(values, one);
+  };
+  const PooledResults own = pooled_results(conv, images, false, true, incoming, pooled);
+  // The winners are those of the rounded outputs.
+  const at::Tensor outputs = [&] {
+    const Autocast autocast(at::kCPU, "bf16");
+    return conv->torch::nn::Conv2dImpl::forward(images).detach();
+  }();
+  const at::Tensor of_outputs = outputs.clone().requires_grad_(true);
+  max_pool2x2(of_outputs).backward(incoming);
+  const at::Tensor values = images.to(at::kDouble), gradient = of_outputs.grad().to(at::kDouble);
+  const auto exact = std::dynamic_pointer_cast<FastConv2dImpl>(conv->clone());
+  exact->to(at::kDouble);
+  exact->torch::nn::Conv2dImpl::forward(values).backward(gradient);
+  EXPECT_LT(difference(own.of_weight, exact->weight.grad()), 1e-5);
+  EXPECT_LT(difference(own.of_bias, exact->bias.grad()), 1e-5);
+}
+
+TEST(FastConv, PooledLeavesFrozenWeightsAlone) {
+  FastConv2d conv(Options(32, 32, 3));
+  for (at::Tensor& parameter : conv->parameters()) parameter.requires_grad_(false);
+  const at::Tensor images = at::randn({2, 32, 8, 8}).contiguous(kChannelsLast).requires_grad_(true);
+  fast_conv2d_max_pool2x2(images, *conv).sum().backward();
+  EXPECT_TRUE(images.grad().defined());
+  EXPECT_FALSE(conv->weight.grad().defined());
+  EXPECT_FALSE(fast_conv2d_max_pool2x2(images.detach(), *conv).requires_grad());
+}
+
+TEST(FastConv, PooledHasTheSameBitsWithAnyNumberOfThreads) {
+  at::manual_seed(2);
+  const FastConv2d conv(Options(3, 32, 5).padding(2)), second(Options(32, 64, 5).padding(2));
+  const at::Tensor images = at::randn({150, 3, 12, 12}).contiguous(kChannelsLast);
+  const at::Tensor between = at::randn({150, 32, 6, 6}).contiguous(kChannelsLast);
+  const int before = at::get_num_threads();
+  const auto pooled = [](const at::Tensor& values, FastConv2dImpl& one) {
+    return fast_conv2d_max_pool2x2(values, one);
+  };
+  if (!pooled_gradient_takes(images, *conv)) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
+  for (const bool autocast : {false, true}) {
+    if (autocast && !has_fast_bfloat16_vectors()) continue;
+    std::vector<PooledResults> all;
+    at::Tensor incoming, incoming_between;
+    for (const int threads : {1, 2, 3}) {
+      at::set_num_threads(threads);
+      all.push_back(pooled_results(conv, images, false, autocast, incoming, pooled));
+      all.push_back(pooled_results(second, between, false, autocast, incoming_between, pooled));
+    }
+    at::set_num_threads(before);
+    for (size_t i = 2; i < all.size(); ++i) {
+      EXPECT_TRUE(all[i].of_weight.equal(all[i % 2].of_weight)) << i;
+      EXPECT_TRUE(all[i].of_bias.equal(all[i % 2].of_bias)) << i;
+    }
+  }
+}
+
+TEST(FastConv, PooledTakesWhatItsLoopsAreMadeFor) {
+  if (best_processor() != Processor::avx512) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
+  const at::Tensor images = at::randn({2, 32, 8, 8}).contiguous(kChannelsLast);
+  const auto takes = [&](const Options& options) { return pooled_gradient_takes(images, *FastConv2d(options)); };
+  EXPECT_TRUE(takes(Options(32, 64, 5).padding(2)));
+  EXPECT_TRUE(takes(Options(32, 32, {7, 1})));
+  EXPECT_FALSE(takes(Options(32, 32, {8, 1})));  // of one row no window is left
+  EXPECT_FALSE(takes(Options(32, 48, 3)));
+  EXPECT_FALSE(takes(Options(32, 32, 3).stride(2)));
+  EXPECT_FALSE(takes(Options(32, 32, 3).dilation(2)));
+  EXPECT_FALSE(takes(Options(32, 32, 3).groups(2)));
+  EXPECT_FALSE(takes(Options(32, 32, 3).padding(torch::kSame)));
+  EXPECT_FALSE(pooled_gradient_takes(images.contiguous(), *FastConv2d(Options(32, 32, 3))));
+  EXPECT_FALSE(pooled_gradient_takes(images.to(at::kDouble), *FastConv2d(Options(32, 32, 3))));
+  const Autocast autocast(at::kCPU, "bf16");
+  EXPECT_EQ(takes(Options(32, 64, 5).padding(2)), has_fast_bfloat16_vectors());
+}
 
 TEST(FastConv, TakesByWinogradWhatItIsMadeFor) {
   if (best_processor() != Processor::avx512) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
@@ -182,7 +339,7 @@ TEST(FastConv, OfFewChannelsHasTheSameBitsWithAnyNumberOfThreads) {
     all.push_back(conv_results(images, incoming, conv, true));
   }
   at::set_num_threads(before);
-  if (!image_conv_kernels(best_processor())) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
+  if (!float32_conv_kernels()) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
   for (const ConvResults& one : all) {
     EXPECT_TRUE(one.out.equal(all[0].out));
     EXPECT_TRUE(one.of_weight.equal(all[0].of_weight));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/processor.h"
 #include "ops/vectors.h"
 
 namespace lockstep {
@@ -66,10 +67,9 @@ struct Loops {
     }
   }
 
-  // The sums of kCount taps of one row of the window, over all pixels of the image.
+  // The sums of kCount taps of one row of the window, over all pixels.
   template <int64_t kCount>
-  LOCKSTEP_INLINE void taps(const ConvShape& s, int64_t rows, const float* corner, const float* gradient,
-                            float* of_weights) {
+  LOCKSTEP_INLINE void taps(const ConvShape& s, const float* corner, const float* gradient, float* of_weights) {
     Floats sum[kCount][kParts];
 #pragma GCC unroll 16
     for (int64_t tap = 0; tap < kCount; ++tap) {
@@ -78,7 +78,7 @@ struct Loops {
         load(of_weights + tap * s.out_channels + part * kLanes, sum[tap][part]);
       }
     }
-    for (int64_t y = 0; y < rows; ++y) {
+    for (int64_t y = 0; y < s.height; ++y) {
       const float* from = corner + y * s.padded_row;
       for (int64_t x = 0; x < s.width; ++x, from += s.channels, gradient += s.out_channels) {
         Floats g[kParts];
@@ -103,27 +103,22 @@ struct Loops {
 
   // The same for a number of taps that is known at run time.
   template <int64_t kCount = kTapBlock>
-  LOCKSTEP_INLINE void some_taps(const ConvShape& s, int64_t count, int64_t rows, const float* corner,
-                                 const float* gradient, float* of_weights) {
+  LOCKSTEP_INLINE void some_taps(const ConvShape& s, int64_t count, const float* corner, const float* gradient,
+                                 float* of_weights) {
     if constexpr (kCount > 0) {
-      if (count == kCount) return taps<kCount>(s, rows, corner, gradient, of_weights);
-      some_taps<kCount - 1>(s, count, rows, corner, gradient, of_weights);
+      if (count == kCount) return taps<kCount>(s, corner, gradient, of_weights);
+      some_taps<kCount - 1>(s, count, corner, gradient, of_weights);
     }
   }
 
   LOCKSTEP_INLINE void backward(const ConvShape& s, const float* padded, const float* gradient, float* of_weights,
                                 float* of_bias) {
-    const int64_t rows_at_once = std::max<int64_t>(1, kCachedFloats / (s.width * kOutBlock));
     for (int64_t c = 0; c < s.out_channels; c += kOutBlock) {
-      for (int64_t y = 0; y < s.height; y += rows_at_once) {
-        const int64_t rows = std::min(rows_at_once, s.height - y);
-        const float* from = gradient + y * s.width * s.out_channels + c;
-        for (int64_t row = 0; row < s.kernel_height; ++row) {
-          const float* corner = padded + (y + row) * s.padded_row;
-          float* to = of_weights + row * s.row_taps * s.out_channels + c;
-          for (int64_t tap = 0; tap < s.row_taps; tap += kTapBlock) {
-            some_taps(s, std::min(kTapBlock, s.row_taps - tap), rows, corner + tap, from, to + tap * s.out_channels);
-          }
+      for (int64_t row = 0; row < s.kernel_height; ++row) {
+        const float* corner = padded + row * s.padded_row;
+        float* to = of_weights + row * s.row_taps * s.out_channels + c;
+        for (int64_t tap = 0; tap < s.row_taps; tap += kTapBlock) {
+          some_taps(s, std::min(kTapBlock, s.row_taps - tap), corner + tap, gradient + c, to + tap * s.out_channels);
         }
       }
       Floats sum[kParts];
@@ -158,11 +153,10 @@ struct ForAvx512 {
 
 }  // namespace
 
-std::optional<ImageConvKernels> image_conv_kernels(Processor processor) {
+std::optional<Float32Kernels> float32_conv_kernels() {
 #ifdef __x86_64__
-  if (processor == Processor::avx512) return ImageConvKernels{ForAvx512::forward, ForAvx512::backward};
+  if (best_processor() == Processor::avx512) return Float32Kernels{ForAvx512::forward, ForAvx512::backward};
 #endif
-  (void)processor;
   return std::nullopt;
 }
 
