@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -13,18 +14,22 @@
 namespace lockstep {
 namespace {
 
-std::shared_ptr<AllreduceOperation> sum_of(const at::Tensor& buffer, bool several_hosts, int tag = 0) {
+AllreduceOperation::Options options(const at::Tensor& buffer, MPI_Op op, bool several_hosts, int tag) {
   static const auto pool = std::make_shared<ScratchPool>();
   const World::Impl& impl = world().impl();
-  return std::make_shared<AllreduceOperation>(AllreduceOperation::Options{.buffer = buffer,
-                                                                          .type = MPI_FLOAT,
-                                                                          .op = MPI_SUM,
-                                                                          .comm = impl.messages,
-                                                                          .rank = impl.rank,
-                                                                          .size = impl.size,
-                                                                          .tag = tag,
-                                                                          .pool = pool,
-                                                                          .several_hosts = several_hosts});
+  return {.buffer = buffer,
+          .type = MPI_FLOAT,
+          .op = op,
+          .comm = impl.messages,
+          .rank = impl.rank,
+          .size = impl.size,
+          .tag = tag,
+          .pool = pool,
+          .several_hosts = several_hosts};
+}
+
+std::shared_ptr<AllreduceOperation> sum_of(const at::Tensor& buffer, bool several_hosts, int tag = 0) {
+  return std::make_shared<AllreduceOperation>(options(buffer, MPI_SUM, several_hosts, tag));
 }
 
 at::Tensor values(int64_t elements) {
@@ -59,6 +64,27 @@ TEST(Allreduce, SeveralBetweenHostsAreUnderWayTogether) {
   for (size_t i = operations.size(); i-- > 0;) {
     thread().wait(*operations[i]);
     EXPECT_TRUE(at::equal(between[i], within[i])) << i;
+  }
+}
+
+// A comparison with a number that is none is false, and zeros of both signs are equal: what comes of them is a matter
+// of order, which must be one on all ranks.
+TEST(Allreduce, GreatestAndLeastHaveOnePatternOfBitsOnAllRanks) {
+  const float strange = world().rank() % 2 == 0 ? std::numeric_limits<float>::quiet_NaN() : 1.0F;
+  const float zero = world().rank() % 2 == 0 ? -0.0F : 0.0F;
+  for (const MPI_Op op : {MPI_MAX, MPI_MIN}) {
+    for (const bool several_hosts : {false, true}) {
+      for (const int64_t elements : {1, 2, 3, 5, 1000, 70001}) {
+        at::Tensor buffer = at::full({elements}, strange);
+        buffer.slice(0, 0, elements, 2).fill_(zero);
+        AllreduceOperation::Options how = options(buffer, op, several_hosts, 0);
+        how.same_either_way = false;
+        thread().run(std::make_shared<AllreduceOperation>(how));
+        at::Tensor of_first = buffer.view(at::kInt).clone();
+        MPI_Bcast(of_first.data_ptr(), static_cast<int>(elements), MPI_INT32_T, 0, world().impl().messages);
+        EXPECT_TRUE(at::equal(buffer.view(at::kInt), of_first)) << elements << ' ' << several_hosts;
+      }
+    }
   }
 }
 

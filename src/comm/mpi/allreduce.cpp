@@ -108,15 +108,18 @@ void ScratchPool::give_back(std::unique_ptr<Buffer> buffer) {
   free_.push_back(std::move(buffer));
 }
 
+int64_t AllreduceOperation::most_exchanged(const Options& options) {
+  if (!options.same_either_way) return 0;
+  return options.several_hosts && options.size == 2 ? kShortBytesOfTwoHosts : kShortBytes;
+}
+
 AllreduceOperation::AllreduceOperation(Options options)
     : MpiOperation("all-reduce", options.buffer.numel() * options.buffer.element_size()),
       my_(std::move(options)),
       data_(static_cast<char*>(my_.buffer.data_ptr())),
       element_bytes_(my_.buffer.element_size()),
       part_elements_((my_.several_hosts ? kPartBytes : kPartBytesWithinHost) / element_bytes_),
-      rounds_(allreduce_rounds(
-          my_.rank, my_.size, my_.buffer.numel(),
-          (my_.several_hosts && my_.size == 2 ? kShortBytesOfTwoHosts : kShortBytes) / element_bytes_)) {}
+      rounds_(allreduce_rounds(my_.rank, my_.size, my_.buffer.numel(), most_exchanged(my_) / element_bytes_)) {}
 
 AllreduceOperation::~AllreduceOperation() {
   if (scratch_) my_.pool->give_back(std::move(scratch_));

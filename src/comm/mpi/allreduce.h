@@ -76,6 +76,9 @@ class AllreduceOperation : public MpiOperation {
     int tag;
     std::shared_ptr<ScratchPool> pool;
     bool several_hosts;
+    /// Whether op(a, b) has the bits of op(b, a), as sums have. The MIN and MAX of numbers that may be NaN or zeros of
+    /// both signs have not: whole buffers are not exchanged for them, for each rank would then take its own first.
+    bool same_either_way = true;
   };
   explicit AllreduceOperation(Options options);
   ~AllreduceOperation() override;
@@ -86,6 +89,7 @@ class AllreduceOperation : public MpiOperation {
   std::string waits_for() const override;
 
  private:
+  static int64_t most_exchanged(const Options& options);  // bytes
   void begin_round();
   void add(const char* values, char* to, int64_t count);
   void combine(const Round& round);

@@ -112,6 +112,8 @@ MpiBackend::Works MpiBackend::allreduce_one(at::Tensor& tensor, const c10d::Redu
   const bool same = buffer.is_same(tensor);
   const MPI_Datatype type = types_.datatype(tensor.scalar_type());
   const MPI_Op op = types_.op(reduce_op, tensor.scalar_type());
+  const bool integral = c10::isIntegralType(tensor.scalar_type(), /*includeBool=*/false);
+  const bool of_order = reduce_op == c10d::ReduceOp::MIN || reduce_op == c10d::ReduceOp::MAX;
   const CommThread::Mode how = mode(same && !divide);
   const auto work =
       board_ ? under_way<SharedAllreduce>(
@@ -132,7 +134,8 @@ MpiBackend::Works MpiBackend::allreduce_one(at::Tensor& tensor, const c10d::Redu
                                                                          .size = size_,
                                                                          .tag = static_cast<int>(next_tag_++ % tags_),
                                                                          .pool = pool_,
-                                                                         .several_hosts = thread_.several_hosts()});
+                                                                         .several_hosts = thread_.several_hosts(),
+                                                                         .same_either_way = !of_order || integral});
   if ((divide || !same) && work->isSuccess()) {
     if (divide) buffer.div_(size_);
     if (!same) tensor.copy_(buffer);
