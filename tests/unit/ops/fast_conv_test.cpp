@@ -10,11 +10,11 @@
 
 #include "differences.h"
 #include "lockstep/max_pool.h"
-#include "ops/image_conv.h"
-#include "ops/image_conv_kernels.h"
-#include "ops/pooled_gradient.h"
+#include "ops/conv/image_conv.h"
+#include "ops/conv/image_conv_kernels.h"
+#include "ops/conv/pooled_gradient.h"
+#include "ops/conv/winograd_conv.h"
 #include "ops/processor.h"
-#include "ops/winograd_conv.h"
 #include "train/device_path.h"
 
 namespace lockstep {

@@ -5,8 +5,8 @@
 
 #include "differences.h"
 #include "lockstep/fast_conv.h"
+#include "ops/conv/small_conv.h"
 #include "ops/processor.h"
-#include "ops/small_conv.h"
 #include "train/device_path.h"
 
 namespace lockstep {

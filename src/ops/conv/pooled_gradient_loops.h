@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "ops/pooled_gradient_kernels.h"
+#include "ops/conv/pooled_gradient_kernels.h"
 #include "ops/processor.h"
 #include "ops/vectors.h"
 

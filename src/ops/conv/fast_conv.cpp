@@ -5,13 +5,13 @@
 #include <ATen/record_function.h>
 
 #include "lockstep/max_pool.h"
-#include "ops/frame.h"
-#include "ops/image_conv.h"
+#include "ops/conv/frame.h"
+#include "ops/conv/image_conv.h"
+#include "ops/conv/pooled_gradient.h"
+#include "ops/conv/small_conv.h"
+#include "ops/conv/winograd_conv.h"
 #include "ops/max_pool.h"
-#include "ops/pooled_gradient.h"
 #include "ops/processor.h"
-#include "ops/small_conv.h"
-#include "ops/winograd_conv.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "ops/image_conv.h"
+#include "ops/conv/image_conv.h"
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
@@ -13,8 +13,8 @@
 #include <variant>
 #include <vector>
 
-#include "ops/frame.h"
-#include "ops/image_conv_kernels.h"
+#include "ops/conv/frame.h"
+#include "ops/conv/image_conv_kernels.h"
 #include "ops/max_pool_kernels.h"
 #include "ops/parallel.h"
 

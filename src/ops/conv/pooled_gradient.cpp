@@ -1,4 +1,4 @@
-#include "ops/pooled_gradient.h"
+#include "ops/conv/pooled_gradient.h"
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/zeros.h>
@@ -9,9 +9,9 @@
 #include <memory>
 #include <variant>
 
-#include "ops/frame.h"
+#include "ops/conv/frame.h"
+#include "ops/conv/pooled_gradient_kernels.h"
 #include "ops/parallel.h"
-#include "ops/pooled_gradient_kernels.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "ops/winograd_conv.h"
+#include "ops/conv/winograd_conv.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -10,8 +10,8 @@
 #include <algorithm>
 #include <variant>
 
+#include "ops/conv/winograd_kernels.h"
 #include "ops/parallel.h"
-#include "ops/winograd_kernels.h"
 
 namespace lockstep {
 namespace {

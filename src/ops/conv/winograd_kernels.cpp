@@ -1,4 +1,4 @@
-#include "ops/winograd_kernels.h"
+#include "ops/conv/winograd_kernels.h"
 
 #include <algorithm>
 #include <array>

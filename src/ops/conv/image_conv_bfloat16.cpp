@@ -1,5 +1,5 @@
 // Of bfloat16, by AVX-512's products of pairs: sum += first * first + second * second, in float32.
-#include "ops/image_conv_kernels.h"
+#include "ops/conv/image_conv_kernels.h"
 #include "ops/processor.h"
 
 #ifdef __x86_64__

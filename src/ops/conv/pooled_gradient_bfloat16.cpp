@@ -1,10 +1,10 @@
 // By AVX-512's products of pairs, two windows at a time: sum += first * first + second * second, in float32.
-#include "ops/pooled_gradient_kernels.h"
+#include "ops/conv/pooled_gradient_kernels.h"
 #include "ops/processor.h"
 
 #ifdef __x86_64__
 #define LOCKSTEP_TARGET LOCKSTEP_FOR_AVX512_BF16
-#include "ops/pooled_gradient_loops.h"
+#include "ops/conv/pooled_gradient_loops.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "ops/image_conv_kernels.h"
+#include "ops/conv/image_conv_kernels.h"
 
 #include <algorithm>
 

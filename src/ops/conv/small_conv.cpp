@@ -1,4 +1,4 @@
-#include "ops/small_conv.h"
+#include "ops/conv/small_conv.h"
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/conv2d.h>

@@ -1,9 +1,9 @@
-#include "ops/pooled_gradient_kernels.h"
+#include "ops/conv/pooled_gradient_kernels.h"
 #include "ops/processor.h"
 
 #ifdef __x86_64__
 #define LOCKSTEP_TARGET LOCKSTEP_FOR_AVX512
-#include "ops/pooled_gradient_loops.h"
+#include "ops/conv/pooled_gradient_loops.h"
 
 namespace lockstep {
 namespace {
