@@ -35,7 +35,8 @@ at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
 /// max_pool2x2(fast_conv2d(images, conv)), with the same bits, and the same bits in the images' gradient. The gradients
 /// of the weights and the bias agree to rounding where they are made from the pools' winners alone: only one of a
 /// window's four values has a gradient, another one in each channel, so three of four products are left out, whatever
-/// the values are. That is so where images are channels_last and dense, on the CPU, the convolution has stride 1, zeros
+/// the values are. (Where autocast to bfloat16 is computed in float32, see above, values are rounded after they are
+/// pooled.) That is so where images are channels_last and dense, on the CPU, the convolution has stride 1, zeros
 /// around and a multiple of 32 channels that come out, 2x2 or more come out of it, and the computation is
 /// - in float32, outside autocast, on a CPU with AVX-512,
 /// - or under autocast to bfloat16, with weights of float32, on AMD's CPUs with AVX-512's products of bfloat16; sums

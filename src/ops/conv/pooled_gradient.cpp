@@ -99,7 +99,7 @@ struct PooledGradient : torch::autograd::Function<PooledGradient> {
     context->saved_data["wanted"] = weight.requires_grad() || bias.requires_grad();
     context->saved_data["rows"] = rows;
     context->saved_data["columns"] = columns;
-    return pooled;
+    return pooled.detach();  // as it is: autograd would make a view of an input
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
