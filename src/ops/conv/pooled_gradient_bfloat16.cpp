@@ -56,7 +56,6 @@ struct BFloat16 {
     }
   }
 
-  // next: how far the right window's values are, 0 where there is none.
   LOCKSTEP_TARGET LOCKSTEP_INLINE void choose(const uint16_t* gradient, const uint8_t* winners, int64_t next,
                                               uint32_t* __restrict words) {
     const uint32_t right = next == 0 ? 0 : 0xffff0000U;

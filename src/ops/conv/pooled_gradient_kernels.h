@@ -32,8 +32,8 @@ struct PooledGradientKernels {
   static constexpr int64_t kTable = kTableBytes / sizeof(Value);  ///< values of a table
   static constexpr int64_t kWindows = kTable / 4;                 ///< that a step takes
 
-  /// padded: [table_rows() + 1, padded_row], where the last of a row's tables may reach
-  /// beyond it: [table_rows(), tables_across(), kTable].
+  /// padded: [table_rows() + 1, padded_row], with room in a row for what its last table sees → [table_rows(),
+  /// tables_across(kWindows), kTable].
   void (*tables)(const PooledShape& shape, const Value* padded, Value* tables);
   /// gradient, winners (0 to 3): [windows_down, windows_across, out_channels] → [out_channels / 32, windows_down,
   /// steps, 2, 32]: the gradients of a step's windows, and the places of its winners.

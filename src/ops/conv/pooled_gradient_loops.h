@@ -1,10 +1,11 @@
 // For the files of these loops only, each of which says in LOCKSTEP_TARGET for which processor they are compiled, and
 // in Numbers what of:
-//   Value, kWindows      as PooledGradientKernels
-//   gradients(a, b)      a word of the gradients of a step's windows
-//   places(a, b)         a word of the places of their winners
-//   add(sum, table, gradients, places)
-//   value(bits)          a float of a Value
+//   Value                                          as in PooledGradientKernels
+//   value(bits)                                    the float of a Value
+//   tables(upper, lower, tables, across, channels) those of `across` places of a row, from it and the row below
+//   choose(gradient, winners, next, words)         a step's choices for kPooledBlock channels; next: from a window's
+//                                                  values to those of the window to the right, 0 if there is none
+//   add(sum, table, gradients, places)             the products of a register of them
 #include <immintrin.h>
 
 #include <algorithm>
