@@ -152,8 +152,10 @@ at::Tensor with_pooled_gradient(const at::Tensor& pooled, const at::Tensor& winn
                                 const torch::nn::Conv2dImpl& conv) {
   const Padding padding = *padding_of(conv);
   const at::Tensor bias = conv.bias.defined() ? conv.bias : at::zeros({conv.options.out_channels()});
-  return PooledGradient::apply(pooled, winners, images.detach().to(pooled.scalar_type()), conv.weight, bias,
-                               padding.rows, padding.columns);
+  // Images of one channel lie in both layouts, so what LibTorch makes of them may lie in the other.
+  return PooledGradient::apply(pooled, winners.contiguous(at::MemoryFormat::ChannelsLast),
+                               images.detach().to(pooled.scalar_type()), conv.weight, bias, padding.rows,
+                               padding.columns);
 }
 
 }  // namespace lockstep

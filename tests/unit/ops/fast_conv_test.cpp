@@ -165,6 +165,7 @@ INSTANTIATE_TEST_SUITE_P(OfMore, FastConvPooled,
                                          ConvCase{Options(24, 64, 3).padding(1).bias(false), true},
                                          ConvCase{Options(5, 32, {2, 7}).padding({0, 3})},
                                          ConvCase{Options(32, 32, 3).stride(2).padding(3), true},
+                                         ConvCase{Options(1, 32, 3), true},
                                          ConvCase{Options(256, 64, 3).padding(1), true}));
 
 class FastConvInBFloat16 : public testing::TestWithParam<ConvCase> {};
