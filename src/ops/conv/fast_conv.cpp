@@ -5,10 +5,10 @@
 #include <ATen/record_function.h>
 
 #include "lockstep/max_pool.h"
-#include "ops/conv/frame.h"
 #include "ops/conv/image_conv.h"
 #include "ops/conv/pooled_gradient.h"
 #include "ops/conv/small_conv.h"
+#include "ops/conv/stepping.h"
 #include "ops/conv/winograd_conv.h"
 #include "ops/max_pool.h"
 #include "ops/processor.h"

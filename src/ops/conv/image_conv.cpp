@@ -1,6 +1,5 @@
 #include "ops/conv/image_conv.h"
 
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
@@ -10,16 +9,17 @@
 #include <cstring>
 #include <optional>
 #include <type_traits>
-#include <variant>
 #include <vector>
 
-#include "ops/conv/frame.h"
 #include "ops/conv/image_conv_kernels.h"
+#include "ops/conv/stepping.h"
 #include "ops/max_pool_kernels.h"
 #include "ops/parallel.h"
 
 namespace lockstep {
 namespace {
+
+static_assert(kOutMultiple % kOutBlock == 0);
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -219,59 +219,23 @@ struct ImageConv : torch::autograd::Function<ImageConv<Kernels>> {
         }
       }
     });
-    float* total = parts.mutable_data_ptr<float>();
-    for (int64_t group = 1; group < groups; ++group) {
-      const float* part = total + group * (of_weights + shape.out_channels);
-      for (int64_t k = 0; k < of_weights + shape.out_channels; ++k) total[k] += part[k];
-    }
-    const at::Tensor sum = parts[0];
-    const at::Tensor weights = sum.narrow(0, 0, of_weights)
-                                   .view({weight.size(2), weight.size(3), weight.size(1), weight.size(0)})
-                                   .permute({3, 2, 0, 1})
-                                   .contiguous(weight.suggest_memory_format());
-    const at::Tensor bias = sum.narrow(0, of_weights, shape.out_channels).clone();
-    return {at::Tensor(), weights, bias, at::Tensor(), at::Tensor()};
+    const ConvGradients sum = sum_of(parts, weight);
+    return {at::Tensor(), sum.weight, sum.bias, at::Tensor(), at::Tensor()};
   }
 };
-
-// Whether it computes in bfloat16, by autocast, in place of float32.
-bool in_bfloat16() { return at::autocast::is_autocast_enabled(at::kCPU); }
-
-at::Tensor bias_of(const torch::nn::Conv2dImpl& conv) {
-  return conv.bias.defined() ? conv.bias : at::zeros({conv.options.out_channels()});
-}
 
 }  // namespace
 
 bool image_conv_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
-  const auto& options = conv.options;
-  const auto ones = [](const torch::ExpandingArray<2>& pair) { return (*pair)[0] == 1 && (*pair)[1] == 1; };
-  const auto dense = [](const at::Tensor& tensor) {
-    return tensor.device().is_cpu() && tensor.layout() == at::kStrided;
-  };
-  const auto plain = [&](const at::Tensor& tensor) { return dense(tensor) && tensor.scalar_type() == at::kFloat; };
-  if (in_bfloat16()) {
-    if (!conv_loops<BFloat16Kernels>() || at::autocast::get_autocast_dtype(at::kCPU) != at::kBFloat16) return false;
-    if (!plain(images) && !(dense(images) && images.scalar_type() == at::kBFloat16)) return false;
-  } else if (!conv_loops<Float32Kernels>() || !plain(images)) {
-    return false;
-  }
-  if (images.dim() != 4 || images.size(1) > 4 || images.numel() == 0) return false;
-  if (images.requires_grad() || !images.is_contiguous(at::MemoryFormat::ChannelsLast)) return false;
-  if (!plain(conv.weight)) return false;
-  if (conv.bias.defined() && !(plain(conv.bias) && conv.bias.is_contiguous())) return false;
-  const auto padding = padding_of(conv);
-  return padding && ones(options.stride()) && ones(options.dilation()) && options.groups() == 1 &&
-         std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode()) &&
-         options.out_channels() % kOutBlock == 0 && options.in_channels() == images.size(1) &&
-         images.size(2) + 2 * padding->rows >= conv.weight.size(2) &&
-         images.size(3) + 2 * padding->columns >= conv.weight.size(3);
+  const auto type = stepping_type(images, conv);
+  if (!type || images.size(1) > 4 || images.requires_grad()) return false;
+  return *type == at::kFloat ? conv_loops<Float32Kernels>().has_value() : conv_loops<BFloat16Kernels>().has_value();
 }
 
-at::Tensor image_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
+at::Tensor image_conv2d(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
   const Padding padding = *padding_of(conv);
   const at::Tensor bias = bias_of(conv);
-  if (!in_bfloat16()) {
+  if (*stepping_type(images, conv) == at::kFloat) {
     return ImageConv<Float32Kernels>::apply(images, conv.weight, bias, padding.rows, padding.columns);
   }
   return ImageConv<BFloat16Kernels>::apply(images.to(at::kBFloat16), conv.weight, bias, padding.rows, padding.columns);
@@ -281,7 +245,9 @@ Pooled image_conv2d_max_pool2x2(const at::Tensor& images, const torch::nn::Conv2
   const at::NoGradGuard no_grad;
   const Padding padding = *padding_of(conv);
   const at::Tensor bias = bias_of(conv);
-  if (!in_bfloat16()) return convolve_and_pool<Float32Kernels>(images, conv.weight, bias, padding);
+  if (*stepping_type(images, conv) == at::kFloat) {
+    return convolve_and_pool<Float32Kernels>(images, conv.weight, bias, padding);
+  }
   return convolve_and_pool<BFloat16Kernels>(images.to(at::kBFloat16), conv.weight, bias, padding);
 }
 

@@ -12,7 +12,7 @@ namespace lockstep {
 bool image_conv_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv);
 
 /// conv(images); sums are added in an order that does not depend on threads.
-at::Tensor image_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
+at::Tensor image_conv2d(const at::Tensor& images, const torch::nn::Conv2dImpl& conv);
 
 /// max_pool2x2 of it, with the same bits, for outputs of 2x2 pixels or more. Without a gradient.
 Pooled image_conv2d_max_pool2x2(const at::Tensor& images, const torch::nn::Conv2dImpl& conv);

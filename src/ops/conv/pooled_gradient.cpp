@@ -1,20 +1,20 @@
 #include "ops/conv/pooled_gradient.h"
 
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <memory>
-#include <variant>
 
-#include "ops/conv/frame.h"
 #include "ops/conv/pooled_gradient_kernels.h"
+#include "ops/conv/stepping.h"
 #include "ops/parallel.h"
 
 namespace lockstep {
 namespace {
+
+static_assert(kOutMultiple % kPooledBlock == 0);
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -33,10 +33,9 @@ const std::optional<PooledGradientKernels<Value>>& pooled_loops() {
   return found;
 }
 
-// The weights' and then the bias's, in the order of the loops.
 template <typename Value>
-at::Tensor sums_of(const at::Tensor& images, const at::Tensor& gradient, const at::Tensor& winners,
-                   const at::Tensor& weight, const Padding& padding) {
+ConvGradients gradients_of(const at::Tensor& images, const at::Tensor& gradient, const at::Tensor& winners,
+                           const at::Tensor& weight, const Padding& padding) {
   using Kernels = PooledGradientKernels<Value>;
   const Kernels& loops = *pooled_loops<Value>();
   PooledShape all{.windows_down = gradient.size(2),
@@ -83,12 +82,7 @@ at::Tensor sums_of(const at::Tensor& images, const at::Tensor& gradient, const a
       }
     }
   });
-  float* total = parts.mutable_data_ptr<float>();
-  for (int64_t group = 1; group < groups; ++group) {
-    const float* part = total + group * part_size;
-    for (int64_t k = 0; k < part_size; ++k) total[k] += part[k];
-  }
-  return parts[0];
+  return sum_of(parts, weight);
 }
 
 struct PooledGradient : torch::autograd::Function<PooledGradient> {
@@ -104,57 +98,35 @@ struct PooledGradient : torch::autograd::Function<PooledGradient> {
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     TORCH_CHECK(!c10::GradMode::is_enabled(), "lockstep::fast_conv2d_max_pool2x2 has no second derivative");
-    at::Tensor of_weight, of_bias;
+    ConvGradients of;
     if (context->saved_data["wanted"].toBool()) {
       const variable_list kept = context->get_saved_variables();
-      const at::Tensor& weight = kept[2];
       const Padding padding{context->saved_data["rows"].toInt(), context->saved_data["columns"].toInt()};
       const at::Tensor gradient = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
-      const at::Tensor sum = gradient.scalar_type() == at::kFloat
-                                 ? sums_of<float>(kept[0], gradient, kept[1], weight, padding)
-                                 : sums_of<uint16_t>(kept[0], gradient, kept[1], weight, padding);
-      of_weight = sum.narrow(0, 0, weight.numel())
-                      .view({weight.size(2), weight.size(3), weight.size(1), weight.size(0)})
-                      .permute({3, 2, 0, 1})
-                      .contiguous(weight.suggest_memory_format());
-      of_bias = sum.narrow(0, weight.numel(), weight.size(0)).clone();
+      of = gradient.scalar_type() == at::kFloat ? gradients_of<float>(kept[0], gradient, kept[1], kept[2], padding)
+                                                : gradients_of<uint16_t>(kept[0], gradient, kept[1], kept[2], padding);
     }
-    return {gradients[0], at::Tensor(), at::Tensor(), of_weight, of_bias, at::Tensor(), at::Tensor()};
+    return {gradients[0], at::Tensor(), at::Tensor(), of.weight, of.bias, at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
 bool pooled_gradient_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
-  const auto& options = conv.options;
-  const auto ones = [](const torch::ExpandingArray<2>& pair) { return (*pair)[0] == 1 && (*pair)[1] == 1; };
-  const auto dense = [](const at::Tensor& tensor) {
-    return tensor.device().is_cpu() && tensor.layout() == at::kStrided;
-  };
-  const auto plain = [&](const at::Tensor& tensor) { return dense(tensor) && tensor.scalar_type() == at::kFloat; };
-  if (at::autocast::is_autocast_enabled(at::kCPU)) {
-    if (!pooled_loops<uint16_t>() || at::autocast::get_autocast_dtype(at::kCPU) != at::kBFloat16) return false;
-    if (!plain(images) && !(dense(images) && images.scalar_type() == at::kBFloat16)) return false;
-  } else if (!pooled_loops<float>() || !plain(images)) {
-    return false;
-  }
-  const auto padding = padding_of(conv);
-  return images.dim() == 4 && images.numel() > 0 && images.is_contiguous(at::MemoryFormat::ChannelsLast) &&
-         plain(conv.weight) && !(conv.bias.defined() && !(plain(conv.bias) && conv.bias.is_contiguous())) && padding &&
-         ones(options.stride()) && ones(options.dilation()) && options.groups() == 1 &&
-         std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode()) &&
-         options.out_channels() % kPooledBlock == 0 && options.in_channels() == images.size(1) &&
-         images.size(2) + 2 * padding->rows >= conv.weight.size(2) + 1 &&
-         images.size(3) + 2 * padding->columns >= conv.weight.size(3) + 1;
+  const auto type = stepping_type(images, conv);
+  if (!type) return false;
+  const Padding padding = *padding_of(conv);
+  if (images.size(2) + 2 * padding.rows <= conv.weight.size(2)) return false;  // one row comes out
+  if (images.size(3) + 2 * padding.columns <= conv.weight.size(3)) return false;
+  return *type == at::kFloat ? pooled_loops<float>().has_value() : pooled_loops<uint16_t>().has_value();
 }
 
 at::Tensor with_pooled_gradient(const at::Tensor& pooled, const at::Tensor& winners, const at::Tensor& images,
                                 const torch::nn::Conv2dImpl& conv) {
   const Padding padding = *padding_of(conv);
-  const at::Tensor bias = conv.bias.defined() ? conv.bias : at::zeros({conv.options.out_channels()});
   // Images of one channel lie in both layouts, so what LibTorch makes of them may lie in the other.
   return PooledGradient::apply(pooled, winners.contiguous(at::MemoryFormat::ChannelsLast),
-                               images.detach().to(pooled.scalar_type()), conv.weight, bias, padding.rows,
+                               images.detach().to(pooled.scalar_type()), conv.weight, bias_of(conv), padding.rows,
                                padding.columns);
 }
 

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <variant>
 
+#include "ops/conv/stepping.h"
 #include "ops/conv/winograd_kernels.h"
 #include "ops/parallel.h"
 
@@ -167,7 +168,7 @@ bool winograd_takes(const at::Tensor& images, const torch::nn::Conv2dImpl& conv)
 }
 
 at::Tensor winograd_conv2d(const at::Tensor& images, const torch::nn::Conv2dImpl& conv, bool of_weights) {
-  const at::Tensor bias = conv.bias.defined() ? conv.bias : at::zeros({conv.options.out_channels()});
+  const at::Tensor bias = bias_of(conv);
   const int64_t padding = even_padding_of(conv);
   if (!of_weights) return WinogradConv::apply(images, conv.weight.detach(), bias.detach(), padding);
   return WinogradConv::apply(images, conv.weight, bias, padding);

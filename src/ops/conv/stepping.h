@@ -1,4 +1,5 @@
-// Images of channels_last tensors, one at a time with zeros around them, for loops that step over windows.
+// What loops have in common that step over the windows of channels_last images: which convolutions are theirs, images
+// one at a time with zeros around them, and sums.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,21 +8,34 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
-#include <variant>
 #include <vector>
 
 namespace lockstep {
+
+constexpr int64_t kOutMultiple = 32;  ///< a multiple of it comes out
+
+/// The type that such loops compute in, float32 or, by autocast, bfloat16; none where a convolution is not theirs.
+/// images: dense, channels_last and on the CPU, weights and bias of float32; stride 1, zeros around; 32 channels come
+/// out or a multiple, and at least one pixel.
+std::optional<at::ScalarType> stepping_type(const at::Tensor& images, const torch::nn::Conv2dImpl& conv);
+
+/// conv's, or zeros.
+at::Tensor bias_of(const torch::nn::Conv2dImpl& conv);
+
+struct ConvGradients {
+  at::Tensor weight, bias;
+};
+
+/// parts: [n, weight.numel() + out channels], each the gradients of the weight, [kernel height, kernel width, in, out],
+/// and of the bias. They are added up in their order, in the first.
+ConvGradients sum_of(const at::Tensor& parts, const at::Tensor& weight);
 
 struct Padding {
   int64_t rows, columns;
 };
 
 /// None where it is said by a word.
-inline std::optional<Padding> padding_of(const torch::nn::Conv2dImpl& conv) {
-  const auto* numbers = std::get_if<torch::ExpandingArray<2>>(&conv.options.padding());
-  if (numbers == nullptr) return std::nullopt;
-  return Padding{(**numbers)[0], (**numbers)[1]};
-}
+std::optional<Padding> padding_of(const torch::nn::Conv2dImpl& conv);
 
 /// A tensor's values as loops take them: bfloat16 by its bits.
 template <typename Value>
