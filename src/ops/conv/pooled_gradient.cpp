@@ -23,6 +23,8 @@ using torch::autograd::variable_list;
 // depend on threads.
 constexpr int64_t kMostGroups = 16;
 constexpr int64_t kLeastGroup = 8;
+// What the groups' sums may take of memory, which is written and added up again.
+constexpr int64_t kSumBytes = 16 << 20;
 // What a band of windows may take of the first cache and of the second.
 constexpr int64_t kChoiceBytes = 16 << 10;
 constexpr int64_t kTablesBytes = 384 << 10;
@@ -53,9 +55,10 @@ ConvGradients gradients_of(const at::Tensor& images, const at::Tensor& gradient,
   const int64_t band = std::clamp<int64_t>(std::min(by_choices, by_tables), 1, all.windows_down);
 
   const int64_t count = images.size(0);
-  const int64_t group_size = std::max(kLeastGroup, (count + kMostGroups - 1) / kMostGroups);
-  const int64_t groups = (count + group_size - 1) / group_size;
   const int64_t of_weights = weight.numel(), part_size = of_weights + all.out_channels;
+  const int64_t most = std::clamp<int64_t>(kSumBytes / (part_size * 4), 1, kMostGroups);
+  const int64_t group_size = std::max(kLeastGroup, (count + most - 1) / most);
+  const int64_t groups = (count + group_size - 1) / group_size;
   const at::Tensor parts = at::zeros({groups, part_size});
   const auto* from = values_of<Value>(gradient);
   const auto* winner = winners.const_data_ptr<uint8_t>();

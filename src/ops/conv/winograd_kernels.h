@@ -8,14 +8,18 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
-
-#include "ops/processor.h"
+#include <type_traits>
 
 namespace lockstep {
 
 constexpr int64_t kWinogradProducts = 36;
-constexpr int64_t kWinogradChannels = 32;  ///< a multiple of it go in and out
+constexpr int64_t kWinogradChannels = 32;  ///< that a product takes at a time
 constexpr int64_t kWinogradTiles = 8;      ///< a multiple of it is in a block
+
+/// Channels with the zeros that are worked on besides.
+constexpr int64_t winograd_padded(int64_t channels) {
+  return (channels + kWinogradChannels - 1) / kWinogradChannels * kWinogradChannels;
+}
 
 struct WinogradShape {
   int64_t images;
@@ -30,38 +34,57 @@ struct WinogradShape {
   int64_t tiles_across() const { return (out_width + tile - 1) / tile; }
   int64_t tiles() const { return images * tiles_down() * tiles_across(); }
   int64_t blocks() const { return (tiles() + block - 1) / block; }
-  /// Floats that a block needs besides: a row of zeros, a row of the input and of the output for all tiles across,
-  /// slabs of six products of each tile, and half made outputs.
-  int64_t zeros() const { return std::max(width * in, out_width * out); }
-  int64_t in_band() const { return (tiles_across() * tile + 6 - tile) * in; }
-  int64_t out_band() const { return tiles_across() * tile * out; }
+  /// Floats that a block needs besides: a row of zeros, and a row of the input and of the output for all tiles across;
+  int64_t zeros() const { return std::max(width * winograd_padded(in), out_width * winograd_padded(out)); }
+  int64_t in_band() const { return (tiles_across() * tile + 6 - tile) * winograd_padded(in); }
+  int64_t out_band() const { return tiles_across() * tile * winograd_padded(out); }
+  int64_t zeroed() const { return zeros() + in_band() + out_band(); }
+  /// slabs of six products of each tile; and half made outputs (forward) or a tile's slabs (backward).
+  int64_t slabs() const { return 6 * (block * (winograd_padded(in) + winograd_padded(out) + 2 * kGap) + 2 * kGap); }
   int64_t scratch() const {
-    return zeros() + in_band() + out_band() + 6 * (block * (in + out + 2 * kGap) + 2 * kGap) + 6 * block * tile * out;
+    return zeroed() + slabs() + 6 * std::max(block * tile * winograd_padded(out), winograd_padded(in));
   }
 
   /// Slabs, and the rows of one, begin in different sets of the first cache.
   static constexpr int64_t kGap = 16;
 };
 
+/// Value: float, or uint16_t for the bits of bfloat16; transformed values and kernels are rounded to it, and sums are
+/// of float32. A Sight is what a product takes at a time: a Value, or two of bfloat16.
+template <typename Value>
 struct WinogradKernels {
-  /// weights: [kernel, kernel, out / 32, in, 32] → factors: [36, out / 32, in, 32].
-  void (*factors)(int64_t in, int64_t out, const float* weights, float* factors);
-  /// The transposed map: of_factors → of_weights.
-  void (*of_weights)(int64_t in, int64_t out, const float* of_factors, float* of_weights);
-  /// `scratch`: as many floats as the shape says, zeros before the first block.
+  using Sight = std::conditional_t<sizeof(Value) == 2, uint32_t, float>;
+  static constexpr int64_t kTogether = sizeof(Sight) / sizeof(Value);
+
+  /// Block `block` of 32 channels that come out, of which there is a multiple. weights: [out, kernel, kernel, in] →
+  /// factors: [36, out / 32, in / kTogether, 32], `in` padded.
+  void (*factors)(int64_t in, int64_t out, int64_t block, const float* weights, Sight* factors);
+  /// Those of the convolution that makes the images' gradient, with kernels turned around: block `block` of 32 channels
+  /// that go in. → factors: [36, in / 32, out / kTogether, 32], `in` padded.
+  void (*turned_factors)(int64_t in, int64_t out, int64_t block, const float* weights, Sight* factors);
+  /// The map of `factors` transposed: of_factors: [36, out, in], `in` padded → of_weights: [out, kernel, kernel, in],
+  /// of channel `channel` that comes out.
+  void (*of_weights)(int64_t in, int64_t out, int64_t channel, const float* of_factors, float* of_weights);
+  /// `scratch`: as many floats as the shape says, zeros before the first block in those of zeroed().
   ///
   /// One block of tiles. images: [images, height, width, in]; bias: [out] or null → its part of out: [images,
   /// out_height, out_width, out].
-  void (*forward)(const WinogradShape& shape, int64_t block, const float* images, const float* factors,
-                  const float* bias, float* out, float* scratch);
-  /// One block of tiles: adds to of_factors what `gradient`, shaped as out, makes of them.
-  void (*backward)(const WinogradShape& shape, int64_t block, const float* images, const float* gradient,
+  void (*forward)(const WinogradShape& shape, int64_t block, const Value* images, const Sight* factors,
+                  const float* bias, Value* out, float* scratch);
+  /// One block of tiles: puts into of_factors what `gradient`, shaped as out, makes of them, `added` to what is there.
+  void (*backward)(const WinogradShape& shape, int64_t block, bool added, const Value* images, const Value* gradient,
                    float* of_factors, float* scratch);
   /// Adds values: [pixels, out], to of_bias: [out].
-  void (*sum_pixels)(int64_t pixels, int64_t out, const float* values, float* of_bias);
+  void (*sum_pixels)(int64_t pixels, int64_t out, const Value* values, float* of_bias);
 };
 
-/// kernel: 3 or 5. None where a processor has too few registers for them to be faster than LibTorch's.
-std::optional<WinogradKernels> winograd_kernels(Processor processor, int64_t kernel);
+/// kernel: 3 or 5. None where a processor has too few registers for them to be faster than LibTorch's, or other ways
+/// with bfloat16.
+template <typename Value>
+std::optional<WinogradKernels<Value>> winograd_kernels(int64_t kernel);
+template <>
+std::optional<WinogradKernels<float>> winograd_kernels(int64_t kernel);
+template <>
+std::optional<WinogradKernels<uint16_t>> winograd_kernels(int64_t kernel);
 
 }  // namespace lockstep

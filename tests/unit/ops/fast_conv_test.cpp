@@ -84,6 +84,9 @@ INSTANTIATE_TEST_SUITE_P(ByWinograd, FastConvOf,
                                          ConvCase{Options(64, 32, 5).padding(4), true, 5e-6},
                                          ConvCase{Options(32, 32, 3).padding(1).bias(false), true, 5e-6},
                                          ConvCase{Options(64, 96, 3), false, 5e-6},
+                                         ConvCase{Options(24, 64, 3).padding(1).bias(false), true, 5e-6},
+                                         ConvCase{Options(17, 32, 5).padding(2), true, 5e-6},
+                                         ConvCase{Options(48, 32, 3), true, 5e-6},
                                          ConvCase{Options(96, 32, 3).padding(2), true, 5e-6},
                                          ConvCase{Options(256, 192, 3).padding(1).bias(false), true, 4e-6}));
 INSTANTIATE_TEST_SUITE_P(
@@ -93,7 +96,7 @@ INSTANTIATE_TEST_SUITE_P(
                     ConvCase{Options(32, 32, 3).padding(torch::kSame), true}, ConvCase{Options(32, 32, {3, 5}), true},
                     ConvCase{Options(32, 32, 5).stride(2), true}, ConvCase{Options(32, 32, 3).dilation(2), true},
                     ConvCase{Options(32, 32, 3).groups(2), true}, ConvCase{Options(32, 32, 3).padding({0, 1}), true},
-                    ConvCase{Options(48, 32, 3), true}, ConvCase{Options(32, 48, 3), true}));
+                    ConvCase{Options(15, 32, 3), true}, ConvCase{Options(32, 48, 3), true}));
 
 // What a step makes of the same images, and of a gradient of what comes out.
 struct PooledResults {
@@ -117,6 +120,12 @@ PooledResults pooled_results(const FastConv2d& like, const at::Tensor& values, b
 }
 
 constexpr double kLastBitOfBFloat16 = 8e-3;  // 2^-7
+constexpr double kWinogradInBFloat16 = 3e-2;
+
+bool by_winograd_in_bfloat16(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
+  const Autocast autocast(at::kCPU, "bf16");
+  return winograd_takes(images, conv);
+}
 
 class FastConvPooled : public testing::TestWithParam<ConvCase> {};
 
@@ -147,7 +156,9 @@ TEST_P(FastConvPooled, AgreesWithOneAfterTheOther) {
       if (of_images) {
         EXPECT_TRUE(together.of_images.equal(apart.of_images));
       }
-      const double rounding = autocast ? kLastBitOfBFloat16 : 1e-5;
+      const double rounding = !autocast                                ? 1e-5
+                              : by_winograd_in_bfloat16(images, *conv) ? kWinogradInBFloat16
+                                                                       : kLastBitOfBFloat16;
       EXPECT_EQ(together.of_weight.scalar_type(), at::kFloat);
       EXPECT_EQ(together.of_weight.strides(), apart.of_weight.strides());
       EXPECT_LT(difference(together.of_weight, apart.of_weight), rounding);
@@ -201,11 +212,59 @@ TEST_P(FastConvInBFloat16, OfFewChannelsRoundsOnlyWhatComesOut) {
 
 INSTANTIATE_TEST_SUITE_P(OfFewChannels, FastConvInBFloat16, kFewChannels);
 
+// The root of the mean square of a difference, relative to that of `right`.
+double mean_difference(const at::Tensor& one, const at::Tensor& right) {
+  const at::Tensor exact = right.to(at::kDouble);
+  return ((one.to(at::kDouble) - exact).norm() / exact.norm()).item<double>();
+}
+
+class FastConvByWinogradInBFloat16 : public testing::TestWithParam<ConvCase> {};
+
+// Against double precision of the same rounded images; weights are not rounded before they are transformed.
+TEST_P(FastConvByWinogradInBFloat16, IsOffByWhatItsTransformsAreRoundedTo) {
+  at::manual_seed(8);
+  const torch::nn::Conv2dOptions options = GetParam().options;
+  const FastConv2d conv(options);
+  constexpr double kMean = 2e-2;
+  for (const auto& [count, height, width] : {std::array<int64_t, 3>{33, 13, 17}, {200, 7, 7}, {40, 5, 8}}) {
+    SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width);
+    const at::Tensor images =
+        at::randn({count, options.in_channels(), height, width}).to(at::kBFloat16).contiguous(kChannelsLast);
+    if (!has_fast_bfloat16_vectors()) GTEST_SKIP() << "this processor has no fast products of bfloat16";
+    ASSERT_TRUE(by_winograd_in_bfloat16(images, *conv));
+    at::Tensor incoming;
+    const PooledResults own =
+        pooled_results(conv, images, true, true, incoming,
+                       [](const at::Tensor& values, FastConv2dImpl& one) { return one.forward(values); });
+    const ConvResults exact = conv_results(images, incoming, conv, false, true);
+    EXPECT_EQ(own.out.scalar_type(), at::kBFloat16);
+    EXPECT_TRUE(own.out.is_contiguous(kChannelsLast));
+    EXPECT_LT(mean_difference(own.out, exact.out), kMean);
+    EXPECT_LT(difference(own.out, exact.out), kWinogradInBFloat16);
+    EXPECT_EQ(own.of_images.scalar_type(), at::kBFloat16);
+    EXPECT_LT(mean_difference(own.of_images, exact.of_images), kMean);
+    EXPECT_LT(difference(own.of_images, exact.of_images), kWinogradInBFloat16);
+    EXPECT_EQ(own.of_weight.scalar_type(), at::kFloat);
+    EXPECT_LT(mean_difference(own.of_weight, exact.of_weight), kMean);
+    EXPECT_LT(difference(own.of_weight, exact.of_weight), kWinogradInBFloat16);
+    if (options.bias()) {
+      EXPECT_LT(difference(own.of_bias, exact.of_bias), 1e-5);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(OfAllShapes, FastConvByWinogradInBFloat16,
+                         testing::Values(ConvCase{Options(32, 32, 5).padding(2)}, ConvCase{Options(32, 64, 5)},
+                                         ConvCase{Options(32, 32, 3).padding(1).bias(false)},
+                                         ConvCase{Options(96, 32, 3).padding(2)},
+                                         ConvCase{Options(24, 64, 3).padding(1).bias(false)},
+                                         ConvCase{Options(17, 32, 3)}, ConvCase{Options(256, 192, 3).padding(1)}));
+
 // Sums of float32 lose less than what bfloat16 is rounded to.
 TEST(FastConv, PooledInBFloat16SumsGradientsInFloat32) {
   at::manual_seed(6);
-  FastConv2d conv(Options(16, 32, 3).padding(1));
-  const at::Tensor images = at::randn({20, 16, 11, 14}).to(at::kBFloat16).to(at::kFloat).contiguous(kChannelsLast);
+  FastConv2d conv(Options(12, 32, 3).padding(1));
+  const at::Tensor images = at::randn({20, 12, 11, 14}).to(at::kBFloat16).to(at::kFloat).contiguous(kChannelsLast);
   {
     const Autocast autocast(at::kCPU, "bf16");
     if (!pooled_gradient_takes(images, *conv)) GTEST_SKIP() << "this processor has no fast products of bfloat16";
@@ -293,10 +352,13 @@ TEST(FastConv, TakesByWinogradWhatItIsMadeFor) {
       too_wide(Options(32, 4096, 5).padding(2));
   EXPECT_TRUE(winograd_takes(images.contiguous(kChannelsLast), *five));
   EXPECT_FALSE(winograd_takes(images, *five));
+  EXPECT_TRUE(winograd_takes(at::randn({2, 16, 8, 8}).contiguous(kChannelsLast), *FastConv2d(Options(16, 32, 5))));
+  EXPECT_FALSE(winograd_takes(at::randn({2, 15, 8, 8}).contiguous(kChannelsLast), *FastConv2d(Options(15, 32, 5))));
   EXPECT_FALSE(winograd_takes(images.contiguous(kChannelsLast).to(at::kDouble), *five));
   EXPECT_TRUE(winograd_takes(images.contiguous(kChannelsLast), *wide));
   EXPECT_FALSE(winograd_takes(images[0].unsqueeze(0).contiguous(kChannelsLast), *wide));
   EXPECT_FALSE(winograd_takes(images.contiguous(kChannelsLast), *too_wide));
+  EXPECT_EQ(by_winograd_in_bfloat16(images.contiguous(kChannelsLast), *five), has_fast_bfloat16_vectors());
 }
 
 TEST(FastConv, IsOfFloat32UnderAutocastWhereThatIsFaster) {
