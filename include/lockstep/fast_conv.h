@@ -15,12 +15,12 @@ namespace lockstep {
 ///   multiple of 32 channels comes out: LibTorch's loops are made for many input channels and reach half the
 ///   processor's speed with three. The same under autocast to bfloat16 on AMD's CPUs with AVX-512's products of
 ///   bfloat16, with sums and the weights' gradient in float32;
-/// - in float32 outside autocast, on a CPU with AVX-512, the kernel is 3x3 or 5x5, at least 16 channels go in, a
-///   multiple of 32 comes out, and either one times the other is at most 7,281, or at most 116,508 with 32 tiles of 4x4
-///   or 2x2 pixels or more in all images: Winograd's method with six points makes a 3x3 convolution of 36 products in
-///   place of 144, and a 5x5 one of 36 in place of 100. Against double precision, outputs and gradients are off by up
-///   to 2e-6 of the largest, with 256 channels by up to 4e-6, the gradients of 5x5 kernels by up to 6e-6: some five
-///   times LibTorch's rounding;
+/// - in float32 outside autocast, on a CPU with AVX-512, the kernel is 3x3 or 5x5, at least 16 channels go in (they
+///   are filled up to a multiple of 32), a multiple of 32 comes out, and either one times the other is at most 7,281,
+///   or at most 116,508 with 32 tiles of 4x4 or 2x2 pixels or more in all images: Winograd's method with six points
+///   makes a 3x3 convolution of 36 products in place of 144, and a 5x5 one of 36 in place of 100. Against double
+///   precision, outputs and gradients are off by up to 2e-6 of the largest, with 256 channels by up to 4e-6, the
+///   gradients of 5x5 kernels by up to 6e-6: some five times LibTorch's rounding;
 /// - the same under autocast to bfloat16 on AMD's CPUs with AVX-512's products of bfloat16, which take what is
 ///   transformed rounded to bfloat16 and weights that were float32 until then. Sums and the weights' gradient are of
 ///   float32. Against double precision of the same images the root mean square of what outputs and gradients are off by
@@ -44,9 +44,9 @@ at::Tensor fast_conv2d(const at::Tensor& images, torch::nn::Conv2dImpl& conv);
 /// pooled.) That is so where images are channels_last and dense, on the CPU, the convolution has stride 1, zeros
 /// around and a multiple of 32 channels that come out, 2x2 or more come out of it, and the computation is
 /// - in float32, outside autocast, on a CPU with AVX-512,
-/// - or under autocast to bfloat16, with weights of float32, on AMD's CPUs with AVX-512's products of bfloat16; sums
-/// are
-///   of float32 and are not rounded to bfloat16 then, as LibTorch's are.
+/// - or under autocast to bfloat16, with weights of float32, on AMD's CPUs with AVX-512's products of bfloat16: of the
+///   images as they are, with sums in float32 that are not rounded to bfloat16 as LibTorch's are, so they are exacter
+///   than those of fast_conv2d.
 /// Their bits do not depend on the number of threads.
 ///
 /// Where images have few channels (the first case above) a few rows of the convolution at a time are pooled while they

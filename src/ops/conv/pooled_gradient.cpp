@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <bit>
 #include <memory>
 
 #include "ops/conv/pooled_gradient_kernels.h"
@@ -23,8 +24,9 @@ using torch::autograd::variable_list;
 // depend on threads.
 constexpr int64_t kMostGroups = 16;
 constexpr int64_t kLeastGroup = 8;
-// What the groups' sums may take of memory, which is written and added up again.
+// Groups of many weights are fewer: their sums are written to memory and added up again.
 constexpr int64_t kSumBytes = 16 << 20;
+constexpr int64_t kGroupsOfMany = 4;
 // What a band of windows may take of the first cache and of the second.
 constexpr int64_t kChoiceBytes = 16 << 10;
 constexpr int64_t kTablesBytes = 384 << 10;
@@ -56,7 +58,8 @@ ConvGradients gradients_of(const at::Tensor& images, const at::Tensor& gradient,
 
   const int64_t count = images.size(0);
   const int64_t of_weights = weight.numel(), part_size = of_weights + all.out_channels;
-  const int64_t most = std::clamp<int64_t>(kSumBytes / (part_size * 4), 1, kMostGroups);
+  const auto fit = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(kSumBytes / (part_size * 4))));
+  const int64_t most = std::clamp(fit, kGroupsOfMany, kMostGroups);
   const int64_t group_size = std::max(kLeastGroup, (count + most - 1) / most);
   const int64_t groups = (count + group_size - 1) / group_size;
   const at::Tensor parts = at::zeros({groups, part_size});
@@ -105,9 +108,10 @@ struct PooledGradient : torch::autograd::Function<PooledGradient> {
     if (context->saved_data["wanted"].toBool()) {
       const variable_list kept = context->get_saved_variables();
       const Padding padding{context->saved_data["rows"].toInt(), context->saved_data["columns"].toInt()};
-      const at::Tensor gradient = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
-      of = gradient.scalar_type() == at::kFloat ? gradients_of<float>(kept[0], gradient, kept[1], kept[2], padding)
-                                                : gradients_of<uint16_t>(kept[0], gradient, kept[1], kept[2], padding);
+      const at::ScalarType type = kept[0].scalar_type();
+      const at::Tensor gradient = gradients[0].to(type).contiguous(at::MemoryFormat::ChannelsLast);
+      of = type == at::kFloat ? gradients_of<float>(kept[0], gradient, kept[1], kept[2], padding)
+                              : gradients_of<uint16_t>(kept[0], gradient, kept[1], kept[2], padding);
     }
     return {gradients[0], at::Tensor(), at::Tensor(), of.weight, of.bias, at::Tensor(), at::Tensor()};
   }

@@ -30,7 +30,8 @@ std::optional<at::ScalarType> stepping_type(const at::Tensor& images, const torc
   const auto padding = padding_of(conv);
   const bool takes = images.dim() == 4 && images.numel() > 0 && images.is_contiguous(at::MemoryFormat::ChannelsLast) &&
                      plain(conv.weight) && !(conv.bias.defined() && !(plain(conv.bias) && conv.bias.is_contiguous())) &&
-                     padding && ones(options.stride()) && ones(options.dilation()) && options.groups() == 1 &&
+                     padding && padding->rows >= 0 && padding->columns >= 0 && ones(options.stride()) &&
+                     ones(options.dilation()) && options.groups() == 1 &&
                      std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode()) &&
                      options.out_channels() % kOutMultiple == 0 && options.in_channels() == images.size(1) &&
                      images.size(2) + 2 * padding->rows >= conv.weight.size(2) &&

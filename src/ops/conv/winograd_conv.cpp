@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -27,6 +26,8 @@ constexpr int64_t kBlock = 48;
 constexpr int64_t kGradientBlock = 128;
 // Channels in; they are filled up to a multiple of 32.
 constexpr int64_t kLeastChannels = 16;
+static_assert(kOutMultiple % kWinogradChannels == 0);
+static_assert(kBlock % kWinogradTiles == 0 && kGradientBlock % kWinogradTiles == 0);
 
 template <typename Value>
 const std::optional<WinogradKernels<Value>>& kernels_of(int64_t kernel) {
@@ -73,9 +74,8 @@ at::Tensor factors_of(const at::Tensor& weight, bool turned) {
   return factors;
 }
 
-// Its first floats are 0.
-at::Tensor scratch_of(const WinogradShape& shape) {
-  at::Tensor scratch = at::empty({shape.scratch()}, at::kFloat);
+at::Tensor scratch_of(const WinogradShape& shape, int64_t floats) {
+  at::Tensor scratch = at::empty({floats}, at::kFloat);
   scratch.narrow(0, 0, shape.zeroed()).zero_();
   return scratch;
 }
@@ -93,7 +93,7 @@ at::Tensor convolve(const at::Tensor& images, const at::Tensor& weight, bool tur
   const float* plus = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
   auto* to = static_cast<Value*>(out.mutable_data_ptr());
   parallel_for(0, shape.blocks(), 1, [&](int64_t begin, int64_t end) {
-    const at::Tensor scratch = scratch_of(shape);
+    const at::Tensor scratch = scratch_of(shape, shape.forward_scratch());
     for (int64_t block = begin; block < end; ++block) {
       kernels.forward(shape, block, from, products, plus, to, scratch.mutable_data_ptr<float>());
     }
@@ -102,7 +102,7 @@ at::Tensor convolve(const at::Tensor& images, const at::Tensor& weight, bool tur
 }
 
 template <typename Value>
-ConvGradients gradients_of(const at::Tensor& images, const at::Tensor& weight, const at::Tensor& gradient,
+ConvGradients gradients_of(const at::Tensor& images, const at::Tensor& weight, const at::Tensor& gradient, bool of_bias,
                            int64_t padding) {
   const int64_t kernel = weight.size(2);
   const auto& kernels = *kernels_of<Value>(kernel);
@@ -115,7 +115,7 @@ ConvGradients gradients_of(const at::Tensor& images, const at::Tensor& weight, c
   const auto* of_out = values_of<Value>(gradient);
   const int64_t pixels = gradient.numel() / shape.out;
   parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    const at::Tensor scratch = scratch_of(shape);
+    const at::Tensor scratch = scratch_of(shape, shape.backward_scratch());
     for (int64_t part = begin; part < end; ++part) {
       float* sum = sums.mutable_data_ptr<float>() + part * (factors + shape.out);
       const int64_t begin_block = part * shape.blocks() / parts, end_block = (part + 1) * shape.blocks() / parts;
@@ -123,6 +123,7 @@ ConvGradients gradients_of(const at::Tensor& images, const at::Tensor& weight, c
         kernels.backward(shape, block, block > begin_block, values_of<Value>(images), of_out, sum,
                          scratch.mutable_data_ptr<float>());
       }
+      if (!of_bias) continue;
       const int64_t first = part * pixels / parts, last = (part + 1) * pixels / parts;
       kernels.sum_pixels(last - first, shape.out, of_out + first * shape.out, sum + factors);
     }
@@ -136,19 +137,22 @@ ConvGradients gradients_of(const at::Tensor& images, const at::Tensor& weight, c
     }
   });
   return {of_weight.permute({0, 3, 1, 2}).contiguous(weight.suggest_memory_format()),
-          sum.narrow(0, factors, shape.out).clone()};
+          of_bias ? sum.narrow(0, factors, shape.out).clone() : at::Tensor()};
 }
 
 template <typename Value>
-variable_list gradients(const variable_list& kept, const at::Tensor& gradient, bool of_images, bool of_weight,
-                        int64_t padding) {
+variable_list gradients(AutogradContext* context, const variable_list& kept, const at::Tensor& gradient) {
   const at::Tensor& weight = kept[1];
+  const int64_t padding = context->saved_data["padding"].toInt();
+  const bool of_bias = context->saved_data["of_bias"].toBool();
   at::Tensor image_gradient;
-  if (of_images) {
+  if (context->saved_data["of_images"].toBool()) {
     image_gradient = convolve<Value>(gradient, weight, /*turned=*/true, at::Tensor(), weight.size(2) - 1 - padding);
   }
   ConvGradients of;
-  if (of_weight) of = gradients_of<Value>(kept[0], weight, gradient, padding);
+  if (of_bias || context->saved_data["of_weight"].toBool()) {
+    of = gradients_of<Value>(kept[0], weight, gradient, of_bias, padding);
+  }
   return {image_gradient, of.weight, of.bias, at::Tensor()};
 }
 
@@ -157,7 +161,8 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
                             const at::Tensor& bias, int64_t padding) {
     context->save_for_backward({images, weight});
     context->saved_data["of_images"] = images.requires_grad();
-    context->saved_data["of_weight"] = weight.requires_grad() || bias.requires_grad();
+    context->saved_data["of_weight"] = weight.requires_grad();
+    context->saved_data["of_bias"] = bias.requires_grad();
     context->saved_data["padding"] = padding;
     return images.scalar_type() == at::kFloat ? convolve<float>(images, weight, /*turned=*/false, bias, padding)
                                               : convolve<uint16_t>(images, weight, /*turned=*/false, bias, padding);
@@ -165,18 +170,16 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
 
   static variable_list backward(AutogradContext* context, const variable_list& incoming) {
     TORCH_CHECK(!c10::GradMode::is_enabled(), "lockstep::fast_conv2d has no second derivative");
-    const at::Tensor gradient = incoming[0].contiguous(at::MemoryFormat::ChannelsLast);
     const variable_list kept = context->get_saved_variables();
-    const bool of_images = context->saved_data["of_images"].toBool();
-    const bool of_weight = context->saved_data["of_weight"].toBool();
-    const int64_t padding = context->saved_data["padding"].toInt();
-    return gradient.scalar_type() == at::kFloat ? gradients<float>(kept, gradient, of_images, of_weight, padding)
-                                                : gradients<uint16_t>(kept, gradient, of_images, of_weight, padding);
+    const at::ScalarType type = kept[0].scalar_type();
+    const at::Tensor gradient = incoming[0].to(type).contiguous(at::MemoryFormat::ChannelsLast);
+    return type == at::kFloat ? gradients<float>(context, kept, gradient)
+                              : gradients<uint16_t>(context, kept, gradient);
   }
 };
 
 bool is_worth_its_factors(const WinogradShape& shape) {
-  const int64_t factors = kWinogradProducts * shape.in * shape.out;
+  const int64_t factors = kWinogradProducts * winograd_padded(shape.in) * shape.out;
   return factors <= kFewFactors || (factors <= kMostFactors && shape.tiles() >= kTilesOfMany);
 }
 

@@ -1,4 +1,4 @@
-// Convolutions of float32 images with 3x3 and 5x5 kernels in fewer products.
+// Convolutions with 3x3 and 5x5 kernels in fewer products.
 #pragma once
 
 #include <ATen/core/Tensor.h>

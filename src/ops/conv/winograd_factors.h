@@ -2,8 +2,6 @@
 // and of their gradients.
 #include <immintrin.h>
 
-#include <algorithm>
-
 #include "ops/conv/winograd_kernels.h"
 #include "ops/conv/winograd_maps.h"
 #include "ops/vectors.h"

@@ -34,15 +34,21 @@ struct WinogradShape {
   int64_t tiles_across() const { return (out_width + tile - 1) / tile; }
   int64_t tiles() const { return images * tiles_down() * tiles_across(); }
   int64_t blocks() const { return (tiles() + block - 1) / block; }
-  /// Floats that a block needs besides: a row of zeros, and a row of the input and of the output for all tiles across;
+  // Floats that a block needs besides.
+
+  /// a row of zeros,
   int64_t zeros() const { return std::max(width * winograd_padded(in), out_width * winograd_padded(out)); }
+  /// a row of the input and of the output for all tiles across,
   int64_t in_band() const { return (tiles_across() * tile + 6 - tile) * winograd_padded(in); }
   int64_t out_band() const { return tiles_across() * tile * winograd_padded(out); }
+  /// all of which are 0 before the first block, and are left so that they serve the next one,
   int64_t zeroed() const { return zeros() + in_band() + out_band(); }
-  /// slabs of six products of each tile; and half made outputs (forward) or a tile's slabs (backward).
+  /// slabs of six products of each tile,
   int64_t slabs() const { return 6 * (block * (winograd_padded(in) + winograd_padded(out) + 2 * kGap) + 2 * kGap); }
-  int64_t scratch() const {
-    return zeroed() + slabs() + 6 * std::max(block * tile * winograd_padded(out), winograd_padded(in));
+  /// and, forward, half made outputs, or, backward, the values of a tile that waits for its second.
+  int64_t forward_scratch() const { return zeroed() + slabs() + 6 * block * tile * winograd_padded(out); }
+  int64_t backward_scratch() const {
+    return zeroed() + slabs() + 6 * std::max(winograd_padded(in), winograd_padded(out));
   }
 
   /// Slabs, and the rows of one, begin in different sets of the first cache.
@@ -65,7 +71,7 @@ struct WinogradKernels {
   /// The map of `factors` transposed: of_factors: [36, out, in], `in` padded → of_weights: [out, kernel, kernel, in],
   /// of channel `channel` that comes out.
   void (*of_weights)(int64_t in, int64_t out, int64_t channel, const float* of_factors, float* of_weights);
-  /// `scratch`: as many floats as the shape says, zeros before the first block in those of zeroed().
+  /// `scratch`: forward_scratch() floats for one of them after the other, backward_scratch() for the other.
   ///
   /// One block of tiles. images: [images, height, width, in]; bias: [out] or null → its part of out: [images,
   /// out_height, out_width, out].

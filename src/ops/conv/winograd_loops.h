@@ -323,14 +323,20 @@ struct WinogradLoops {
   }
 
   LOCKSTEP_TARGET static void sum_pixels(int64_t pixels, int64_t out, const Value* values, float* to) {
-    for (int64_t c = 0; c < out; c += kLanes) {
-      __m512 sum = _mm512_loadu_ps(to + c);
+    for (int64_t c = 0; c < out; c += kWinogradChannels) {
+      __m512 sum[kParts];
+#pragma GCC unroll 8
+      for (int64_t part = 0; part < kParts; ++part) sum[part] = _mm512_loadu_ps(to + c + part * kLanes);
       for (int64_t i = 0; i < pixels; ++i) {
-        __m512 value;
-        Numbers::load(values + i * out + c, 0xffff, value);
-        sum += value;
+#pragma GCC unroll 8
+        for (int64_t part = 0; part < kParts; ++part) {
+          __m512 value;
+          Numbers::load(values + i * out + c + part * kLanes, 0xffff, value);
+          sum[part] += value;
+        }
       }
-      _mm512_storeu_ps(to + c, sum);
+#pragma GCC unroll 8
+      for (int64_t part = 0; part < kParts; ++part) _mm512_storeu_ps(to + c + part * kLanes, sum[part]);
     }
   }
 

@@ -55,15 +55,19 @@ TEST_P(FastConvOf, AgreesWithDoublePrecisionForwardAndBackward) {
   const bool of_images = GetParam().of_images;
   const double rounding = GetParam().rounding;
   FastConv2d conv(options);
+  bool turn = false;
   for (const auto& [count, height, width] : {std::array<int64_t, 3>{1, 13, 17}, {19, 13, 17}, {3, 8, 8}, {5, 7, 5}}) {
     SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width);
     const at::Tensor images = at::randn({count, options.in_channels(), height, width}).contiguous(kChannelsLast);
     const at::Tensor incoming = at::randn_like(conv->torch::nn::Conv2dImpl::forward(images).detach());
+    turn = !turn;
+    conv->weight.set_data(conv->weight.contiguous(turn ? kChannelsLast : at::MemoryFormat::Contiguous));
     const ConvResults exact = conv_results(images, incoming, conv, false, of_images);
     const ConvResults own = conv_results(images, incoming, conv, true, of_images);
     EXPECT_LT(difference(own.out, exact.out), rounding);
     EXPECT_TRUE(own.out.is_contiguous(kChannelsLast));
     EXPECT_LT(difference(own.of_weight, exact.of_weight), 1e-5);
+    EXPECT_EQ(own.of_weight.strides(), conv->weight.strides());
     if (of_images) {
       EXPECT_LT(difference(own.of_images, exact.of_images), rounding);
     }
@@ -224,10 +228,16 @@ class FastConvByWinogradInBFloat16 : public testing::TestWithParam<ConvCase> {};
 TEST_P(FastConvByWinogradInBFloat16, IsOffByWhatItsTransformsAreRoundedTo) {
   at::manual_seed(8);
   const torch::nn::Conv2dOptions options = GetParam().options;
-  const FastConv2d conv(options);
+  FastConv2d conv(options);
+  const bool large = conv->weight.numel() > 100000;  // not worth its transforms for some tiles
   constexpr double kMean = 2e-2;
-  for (const auto& [count, height, width] : {std::array<int64_t, 3>{33, 13, 17}, {200, 7, 7}, {40, 5, 8}}) {
+  bool turn = false;
+  for (const auto& [count, height, width] :
+       {std::array<int64_t, 3>{33, 13, 17}, {200, 7, 7}, {40, 5, 8}, {7, 5, 12}, {1, 5, 5}}) {
     SCOPED_TRACE(testing::Message() << count << " images of " << height << 'x' << width);
+    if (large && count < 32) continue;
+    turn = !turn;
+    conv->weight.set_data(conv->weight.contiguous(turn ? kChannelsLast : at::MemoryFormat::Contiguous));
     const at::Tensor images =
         at::randn({count, options.in_channels(), height, width}).to(at::kBFloat16).contiguous(kChannelsLast);
     if (!has_fast_bfloat16_vectors()) GTEST_SKIP() << "this processor has no fast products of bfloat16";
@@ -245,6 +255,7 @@ TEST_P(FastConvByWinogradInBFloat16, IsOffByWhatItsTransformsAreRoundedTo) {
     EXPECT_LT(mean_difference(own.of_images, exact.of_images), kMean);
     EXPECT_LT(difference(own.of_images, exact.of_images), kWinogradInBFloat16);
     EXPECT_EQ(own.of_weight.scalar_type(), at::kFloat);
+    EXPECT_EQ(own.of_weight.strides(), conv->weight.strides());
     EXPECT_LT(mean_difference(own.of_weight, exact.of_weight), kMean);
     EXPECT_LT(difference(own.of_weight, exact.of_weight), kWinogradInBFloat16);
     if (options.bias()) {
@@ -259,6 +270,32 @@ INSTANTIATE_TEST_SUITE_P(OfAllShapes, FastConvByWinogradInBFloat16,
                                          ConvCase{Options(96, 32, 3).padding(2)},
                                          ConvCase{Options(24, 64, 3).padding(1).bias(false)},
                                          ConvCase{Options(17, 32, 3)}, ConvCase{Options(256, 192, 3).padding(1)}));
+
+// LibTorch fills memory with NaN then that is not set.
+TEST(FastConv, ByWinogradReadsOnlyWhatIsSet) {
+  if (best_processor() != Processor::avx512) GTEST_SKIP() << "this processor has no AVX-512: LibTorch's loops";
+  at::manual_seed(9);
+  for (const Options& options : {Options(24, 64, 3).padding(1), Options(17, 32, 5).padding(4), Options(64, 32, 3)}) {
+    const FastConv2d conv(options);
+    for (const bool autocast : {false, true}) {
+      const at::Tensor images = at::randn({3, options.in_channels(), 7, 9}).contiguous(kChannelsLast);
+      ASSERT_TRUE(winograd_takes(images, *conv));
+      at::Tensor incoming;
+      std::vector<PooledResults> all;
+      for (const bool filled : {false, true}) {
+        at::globalContext().setDeterministicAlgorithms(filled, /*warn_only=*/true);
+        all.push_back(
+            pooled_results(conv, images, true, autocast, incoming,
+                           [](const at::Tensor& values, FastConv2dImpl& one) { return one.forward(values); }));
+      }
+      at::globalContext().setDeterministicAlgorithms(false, /*warn_only=*/false);
+      EXPECT_TRUE(all[1].out.equal(all[0].out));
+      EXPECT_TRUE(all[1].of_images.equal(all[0].of_images));
+      EXPECT_TRUE(all[1].of_weight.equal(all[0].of_weight));
+      EXPECT_TRUE(all[1].of_bias.equal(all[0].of_bias));
+    }
+  }
+}
 
 // Sums of float32 lose less than what bfloat16 is rounded to.
 TEST(FastConv, PooledInBFloat16SumsGradientsInFloat32) {
@@ -358,6 +395,7 @@ TEST(FastConv, TakesByWinogradWhatItIsMadeFor) {
   EXPECT_TRUE(winograd_takes(images.contiguous(kChannelsLast), *wide));
   EXPECT_FALSE(winograd_takes(images[0].unsqueeze(0).contiguous(kChannelsLast), *wide));
   EXPECT_FALSE(winograd_takes(images.contiguous(kChannelsLast), *too_wide));
+  EXPECT_THROW(FastConv2d(Options(32, 32, 3).padding(-1))->forward(images.contiguous(kChannelsLast)), c10::Error);
   EXPECT_EQ(by_winograd_in_bfloat16(images.contiguous(kChannelsLast), *five), has_fast_bfloat16_vectors());
 }
 
