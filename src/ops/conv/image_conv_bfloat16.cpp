@@ -1,31 +1,18 @@
-// Of bfloat16, by AVX-512's products of pairs: sum += first * first + second * second, in float32.
 #include "ops/conv/image_conv_kernels.h"
 #include "ops/processor.h"
 
 #ifdef __x86_64__
 #define LOCKSTEP_TARGET LOCKSTEP_FOR_AVX512_BF16
 #include "ops/conv/image_conv_loops.h"
+#include "ops/conv/products_bfloat16.h"
 
 namespace lockstep {
 namespace {
 
-struct BFloat16 {
-  using Value = uint16_t;
-  using Sight = uint32_t;
-  using Register = __m512i;
+struct BFloat16 : BFloat16Products {
   static constexpr int64_t kTogether = 2;
   static constexpr uint32_t kOne = 0x3f803f80;
 
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void load(const uint32_t* from, __m512i& to) { to = _mm512_loadu_si512(from); }
-  template <typename Element>
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void spread(const Element* from, __m512i& to) {
-    int32_t pair;
-    std::memcpy(&pair, from, sizeof pair);
-    to = _mm512_set1_epi32(pair);
-  }
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void add(__m512& sum, const __m512i& a, const __m512i& b) {
-    sum = _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-  }
   LOCKSTEP_TARGET LOCKSTEP_INLINE void store(const __m512& sum, uint16_t* to) {
     const __m256bh rounded = _mm512_cvtneps_pbh(sum);
     std::memcpy(to, &rounded, sizeof rounded);

@@ -4,22 +4,15 @@
 #ifdef __x86_64__
 #define LOCKSTEP_TARGET LOCKSTEP_FOR_AVX512
 #include "ops/conv/image_conv_loops.h"
+#include "ops/conv/products_float32.h"
 
 namespace lockstep {
 namespace {
 
-struct Float32 {
-  using Value = float;
-  using Sight = float;
-  using Register = __m512;
+struct Float32 : Float32Products {
   static constexpr int64_t kTogether = 1;
   static constexpr float kOne = 1;
 
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void load(const float* from, __m512& to) { to = _mm512_loadu_ps(from); }
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void spread(const float* from, __m512& to) { to = _mm512_set1_ps(*from); }
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void add(__m512& sum, const __m512& a, const __m512& b) {
-    sum = _mm512_fmadd_ps(a, b, sum);
-  }
   LOCKSTEP_TARGET LOCKSTEP_INLINE void store(const __m512& sum, float* to) { _mm512_storeu_ps(to, sum); }
 };
 

@@ -1,13 +1,9 @@
 // For the files of these loops only, each of which says in LOCKSTEP_TARGET for which processor they are compiled, and
-// in Numbers what of:
-//   Value, Sight             as in the kernels
-//   Register                 sixteen Sights
-//   kTogether                values in a Sight: taps of a window's row (forward), pixels (backward)
-//   load(sights, register)   sixteen side by side
-//   spread(values, register) the Sight that begins there, sixteen times; from Values and from Sights
-//   add(sum, a, b)           products, summed in float32
-//   store(sum, values)       sixteen Values
-//   kOne                     a Sight of ones
+// in Numbers what of, besides the products of products_*.h (spread takes Values and Sights):
+//   Value, Sight        as in the kernels
+//   kTogether           values in a Sight: taps of a window's row (forward), pixels (backward)
+//   store(sum, values)  sixteen Values
+//   kOne                a Sight of ones
 #include <immintrin.h>
 
 #include <algorithm>

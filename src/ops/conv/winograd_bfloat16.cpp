@@ -1,17 +1,16 @@
-// By AVX-512's products of pairs: sum += first * first + second * second, in float32.
 #include "ops/conv/winograd_kernels.h"
 #include "ops/processor.h"
 
 #ifdef __x86_64__
 #define LOCKSTEP_TARGET LOCKSTEP_FOR_AVX512_BF16
+#include "ops/conv/products_bfloat16.h"
 #include "ops/conv/winograd_loops.h"
 
 namespace lockstep {
 namespace {
 
-struct BFloat16 {
-  using Value = uint16_t;
-  using Register = __m512i;
+struct BFloat16 : BFloat16Products {
+  using BFloat16Products::load;
 
   // Unmasked, g++ 12 warns of values that are not set.
   static constexpr __mmask16 kAll = 0xffff;
@@ -37,13 +36,6 @@ struct BFloat16 {
     widen((__m256i)_mm512_cvtneps_pbh(second), high);
     lift(high, high);
     _mm512_storeu_si512(to, _mm512_or_si512(low, high));
-  }
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void load(const uint32_t* from, __m512i& to) { to = _mm512_loadu_si512(from); }
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void spread(const uint32_t* from, __m512i& to) {
-    to = _mm512_set1_epi32(static_cast<int32_t>(*from));
-  }
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void add(__m512& sum, const __m512i& a, const __m512i& b) {
-    sum = _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }
 };
 

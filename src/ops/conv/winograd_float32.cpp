@@ -3,14 +3,14 @@
 
 #ifdef __x86_64__
 #define LOCKSTEP_TARGET LOCKSTEP_FOR_AVX512
+#include "ops/conv/products_float32.h"
 #include "ops/conv/winograd_loops.h"
 
 namespace lockstep {
 namespace {
 
-struct Float32 {
-  using Value = float;
-  using Register = __m512;
+struct Float32 : Float32Products {
+  using Float32Products::load;
 
   LOCKSTEP_TARGET LOCKSTEP_INLINE void load(const float* from, __mmask16 mask, __m512& to) {
     to = _mm512_maskz_loadu_ps(mask, from);
@@ -20,11 +20,6 @@ struct Float32 {
   }
   LOCKSTEP_TARGET LOCKSTEP_INLINE void see(const __m512& first, const __m512&, float* to) {
     _mm512_storeu_ps(to, first);
-  }
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void load(const float* from, __m512& to) { to = _mm512_loadu_ps(from); }
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void spread(const float* from, __m512& to) { to = _mm512_set1_ps(*from); }
-  LOCKSTEP_TARGET LOCKSTEP_INLINE void add(__m512& sum, const __m512& a, const __m512& b) {
-    sum = _mm512_fmadd_ps(a, b, sum);
   }
 };
 

@@ -71,13 +71,13 @@ struct WinogradKernels {
   /// The map of `factors` transposed: of_factors: [36, out, in], `in` padded → of_weights: [out, kernel, kernel, in],
   /// of channel `channel` that comes out.
   void (*of_weights)(int64_t in, int64_t out, int64_t channel, const float* of_factors, float* of_weights);
-  /// `scratch`: forward_scratch() floats for one of them after the other, backward_scratch() for the other.
-  ///
-  /// One block of tiles. images: [images, height, width, in]; bias: [out] or null → its part of out: [images,
+  /// One block of tiles; scratch: forward_scratch() floats, of which the first zeroed() are 0 before the first block of
+  /// several with one shape. images: [images, height, width, in]; bias: [out] or null → its part of out: [images,
   /// out_height, out_width, out].
   void (*forward)(const WinogradShape& shape, int64_t block, const Value* images, const Sight* factors,
                   const float* bias, Value* out, float* scratch);
-  /// One block of tiles: puts into of_factors what `gradient`, shaped as out, makes of them, `added` to what is there.
+  /// The same with backward_scratch(): puts into of_factors what `gradient`, shaped as out, makes of them, `added` to
+  /// what is there.
   void (*backward)(const WinogradShape& shape, int64_t block, bool added, const Value* images, const Value* gradient,
                    float* of_factors, float* scratch);
   /// Adds values: [pixels, out], to of_bias: [out].

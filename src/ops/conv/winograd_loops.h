@@ -1,13 +1,9 @@
 // For the files of these loops only, each of which says in LOCKSTEP_TARGET for which processor they are compiled, and
-// in Numbers what of:
+// in Numbers what of, besides the products of products_*.h:
 //   Value                        as in WinogradKernels
-//   Register                     sixteen Sights
 //   load(values, mask, floats)   sixteen side by side or, where the mask has no bit, 0
 //   store(floats, mask, values)  rounded, where the mask has a bit
 //   see(first, second, sights)   sixteen Sights of a first value and, of bfloat16, a second
-//   load(sights, register)       sixteen side by side
-//   spread(sight, register)      one, sixteen times
-//   add(sum, a, b)               products, summed in float32
 #include <immintrin.h>
 
 #include <algorithm>
@@ -101,8 +97,8 @@ struct WinogradLoops {
     }
   };
 
-  // One point's row of the maps of a tile: Across makes them of kSide columns of the band, and put(k, channel, floats)
-  // takes them.
+  // One point's row of the maps of a tile: Across makes them of kSide columns of the band, and put.take(k, channel,
+  // floats) takes them.
   template <typename Down, typename Across, int64_t kSide, typename Put>
   LOCKSTEP_TARGET LOCKSTEP_INLINE void map_tile(const Band<kSide>& band, const Place& place, bool& filled, Put& put) {
     if (!filled) Band<kSide>::template fill<Down>(band, place.image, place.row);
