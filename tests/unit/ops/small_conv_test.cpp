@@ -3,6 +3,7 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include "conv_cases.h"
 #include "differences.h"
 #include "lockstep/fast_conv.h"
 #include "ops/conv/small_conv.h"
@@ -57,8 +58,8 @@ TEST(SmallConv, AgreesWithLibTorchUnderAutocast) {
     EXPECT_TRUE(outs[1].equal(outs[0]));
     EXPECT_TRUE(of_images[1].equal(of_images[0]));
   }
-  // 2^-7: the last bit of bfloat16; more where Winograd's method rounds its transforms to it.
-  const double rounding = has_fast_bfloat16_vectors() ? 3e-2 : 8e-3;
+  // More where Winograd's method rounds its transforms.
+  const double rounding = has_fast_bfloat16_vectors() ? test::kWinogradInBFloat16 : test::kLastBitOfBFloat16;
   EXPECT_LT(difference(outs[1], outs[0]), rounding);
   EXPECT_LT(difference(of_images[1], of_images[0]), rounding);
   EXPECT_EQ(of_weights[1].scalar_type(), at::kFloat);
