@@ -15,7 +15,7 @@ constexpr int64_t kWinogradLanes = 16;
 
 // Of sixteen lanes those of the last channels, of which so many are left.
 inline __mmask16 winograd_mask(int64_t left) {
-  return left >= kWinogradLanes ? 0xffff : static_cast<__mmask16>((1 << std::max<int64_t>(left, 0)) - 1);
+  return static_cast<__mmask16>((1 << std::clamp<int64_t>(left, 0, kWinogradLanes)) - 1);
 }
 
 template <int64_t kKernel>
