@@ -40,8 +40,9 @@ at::Tensor values(int64_t elements) {
 CommThread& thread() { return *world().impl().comm_thread; }
 
 TEST(Allreduce, BetweenHostsItHasTheBitsOfOneHost) {
-  // Around a message's size between hosts, 65536 elements, and beyond what two of them exchange as a whole.
-  for (const int64_t elements : {0, 1, 2, 1025, 65535, 65536, 65537, 200001, 4194304, 4194305}) {
+  // Around a message's size between hosts, 65536 elements and an eighth, and beyond what two of them exchange as a
+  // whole.
+  for (const int64_t elements : {0, 1, 2, 1025, 65536, 65537, 73728, 73729, 147457, 200001, 4194304, 4194305}) {
     const at::Tensor within = values(elements), between = within.clone();
     thread().run(sum_of(within, false));
     thread().run(sum_of(between, true));

@@ -81,6 +81,13 @@ std::vector<Round> allreduce_rounds(int rank, int size, int64_t count, int64_t s
   return rounds;
 }
 
+int64_t elements_of_a_part(int64_t count, int64_t usual) {
+  const int64_t most = usual + usual / 8;
+  const int64_t parts = std::max<int64_t>(1, (count + most - 1) / most);
+  const int64_t each = (count + parts - 1) / parts;
+  return (each + kLineElements - 1) / kLineElements * kLineElements;
+}
+
 ScratchPool::Buffer::Buffer(size_t bytes) : bytes_(new (kCacheLine) char[bytes]), size_(bytes) {}
 
 void ScratchPool::Buffer::Free::operator()(char* bytes) const { operator delete[](bytes, kCacheLine); }
@@ -118,7 +125,7 @@ AllreduceOperation::AllreduceOperation(Options options)
       my_(std::move(options)),
       data_(static_cast<char*>(my_.buffer.data_ptr())),
       element_bytes_(my_.buffer.element_size()),
-      part_elements_((my_.several_hosts ? kPartBytes : kPartBytesWithinHost) / element_bytes_),
+      usual_part_((my_.several_hosts ? kPartBytes : kPartBytesWithinHost) / element_bytes_),
       rounds_(allreduce_rounds(my_.rank, my_.size, my_.buffer.numel(), most_exchanged(my_) / element_bytes_)) {}
 
 AllreduceOperation::~AllreduceOperation() {
@@ -140,9 +147,10 @@ void AllreduceOperation::begin_round() {
   const Round& round = rounds_[round_];
   requests_.clear();
   const auto post = [&](const Message& message, char* memory, bool receive) {
-    for (int64_t done = 0; done < message.range.count; done += part_elements_) {
+    const int64_t part = elements_of_a_part(message.range.count, usual_part_);
+    for (int64_t done = 0; done < message.range.count; done += part) {
       char* const at = memory + done * element_bytes_;
-      const auto count = static_cast<int>(std::min(part_elements_, message.range.count - done));
+      const auto count = static_cast<int>(std::min(part, message.range.count - done));
       MPI_Request* const request = &requests_.emplace_back(MPI_REQUEST_NULL);
       if (receive) {
         check_mpi(MPI_Irecv(at, count, my_.type, message.peer, my_.tag, my_.comm, request), "MPI_Irecv");
@@ -189,9 +197,9 @@ void AllreduceOperation::request_ended(size_t request) {
   const size_t part = request % receives_;
   if (--awaited_[part] > 0) return;
   const Range& range = rounds_[round_].receive[0].range;
-  const int64_t offset = static_cast<int64_t>(part) * part_elements_;
-  add(scratch_->data() + offset * element_bytes_, at(range.first + offset),
-      std::min(part_elements_, range.count - offset));
+  const int64_t elements = elements_of_a_part(range.count, usual_part_);
+  const int64_t offset = static_cast<int64_t>(part) * elements;
+  add(scratch_->data() + offset * element_bytes_, at(range.first + offset), std::min(elements, range.count - offset));
 }
 
 bool AllreduceOperation::poll() {

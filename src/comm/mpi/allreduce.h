@@ -38,6 +38,11 @@ struct Round {
 /// into buffers.
 std::vector<Round> allreduce_rounds(int rank, int size, int64_t count, int64_t short_count);
 
+/// A range of `count` elements travels in parts of so many, the last one of what is left: about equal, multiples of 64,
+/// and up to an eighth longer than `usual`. A bucket is often a weight of a round size and its bias, which is not worth
+/// a message of its own.
+int64_t elements_of_a_part(int64_t count, int64_t usual);
+
 /// Buffers for received parts, used again: fresh memory of some 100 kB costs more than the sum itself.
 class ScratchPool {
  public:
@@ -99,7 +104,7 @@ class AllreduceOperation : public MpiOperation {
   Options my_;
   char* data_;
   int64_t element_bytes_;
-  int64_t part_elements_;
+  int64_t usual_part_;  // elements
   std::vector<Round> rounds_;
   size_t round_ = 0;
   std::unique_ptr<ScratchPool::Buffer> scratch_;

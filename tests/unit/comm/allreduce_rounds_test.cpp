@@ -113,5 +113,28 @@ TEST(AllreduceRounds, NoRankSendsMoreThanTwiceTheBuffer) {
   }
 }
 
+TEST(AllreduceParts, AWeightOfARoundSizeTakesItsBiasAlong) {
+  EXPECT_GE(elements_of_a_part(65536 + 256, 65536), 65536 + 256);
+  EXPECT_LE(elements_of_a_part(2 * 65536, 65536), 65536);
+}
+
+TEST(AllreduceParts, PartsAreWholeCacheLinesAndAnEighthLongerAtMost) {
+  for (const int64_t usual : {65536, 1000}) {
+    for (const int64_t count : {1, 63, 64, 1125, 1126, 65537, 73728, 73729, 131072, 147457, 1000000}) {
+      const int64_t part = elements_of_a_part(count, usual);
+      EXPECT_EQ(part % 64, 0) << count;
+      EXPECT_GT(part, 0) << count;
+      EXPECT_LT(part, usual + usual / 8 + 64) << count;
+    }
+  }
+  EXPECT_GE(elements_of_a_part(0, 65536), 0);
+}
+
+TEST(AllreduceParts, AreAboutEqual) {
+  const int64_t part = elements_of_a_part(200001, 65536);
+  EXPECT_EQ((200001 + part - 1) / part, 3);
+  EXPECT_GT(200001 - 2 * part, part - 3 * 64);
+}
+
 }  // namespace
 }  // namespace lockstep
