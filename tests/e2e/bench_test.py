@@ -285,6 +285,7 @@ class ScalingTest(LockstepTest):
         self.assertEqual(result.rc, 0, str(result))
         self.assertEqual(result.left_over, [])
         written = json.loads(files["json"].read_text())
+        self.assertEqual(written["recipe"], "tutorial")
         for mode in ("weak", "strong"):
             self.assertEqual([row["ranks"] for row in written[mode]], [1, 2])
             for row in written[mode]:
@@ -307,6 +308,7 @@ class ScalingTest(LockstepTest):
             ([*data, "--ranks", "1", "--steps", "2"], USAGE, "--steps 2"),
             (["--data-dir", self.folder], MISSING, "data_batch_1.bin"),
             ([*data, "--ranks", "1", "--rounds", "1", "--set", "train.lr=1"], FAILED, "train.lr"),
+            ([*data, "--ranks", "1", "--rounds", "1", "--recipe", "nobodys"], FAILED, "'nobodys'"),
         ):
             result = self.scaling(*words)
             self.assertEqual(result.rc, code, str(result))
