@@ -18,8 +18,8 @@ using std::chrono::milliseconds;
 
 // Between two looks at MPI beside a computing thread. A look takes 50 to 100 µs from the computing thread, caches
 // included, and sockets take in megabytes without help. So the pause follows the link: it grows after a look that found
-// fewer than a few messages and shrinks after one that found many: at 1 Gbit/s messages of 256 kB take 2 ms each. New
-// operations are looked at, too.
+// fewer than a few messages and shrinks after one that found many (at 1 Gbit/s one of 256 kB takes 2 ms). The longest
+// may be long, since whoever submits an operation looks, too.
 constexpr microseconds kShortestPause{50};
 constexpr microseconds kLongestPause{12000};
 constexpr microseconds kLongestPauseOnSpareCore{500};

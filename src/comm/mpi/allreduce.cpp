@@ -13,7 +13,8 @@ namespace lockstep {
 namespace {
 
 // A round's messages. Between hosts one part is added up while the next is on its way. Within a host the cores carry
-// the bytes themselves, and each message costs an answer.
+// the bytes themselves, and each message costs an answer. What goes out is up to an eighth more (elements_of_a_part),
+// which must stay below the limit that start_mpi sets for messages that are not announced.
 constexpr int64_t kPartBytes = 256 * 1024;
 constexpr int64_t kPartBytesWithinHost = 1024 * 1024;
 // Up to here whole buffers are exchanged: half the rounds.

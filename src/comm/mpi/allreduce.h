@@ -38,9 +38,9 @@ struct Round {
 /// into buffers.
 std::vector<Round> allreduce_rounds(int rank, int size, int64_t count, int64_t short_count);
 
-/// A range of `count` elements travels in parts of so many, the last one of what is left: about equal, multiples of 64,
-/// and up to an eighth longer than `usual`. A bucket is often a weight of a round size and its bias, which is not worth
-/// a message of its own.
+/// A range of `count` elements travels in parts of so many, the last one of what is left: about equal, and up to an
+/// eighth longer than `usual`, then rounded up to a multiple of 64. A bucket is often a weight of a round size and its
+/// bias, which is not worth a message of its own.
 int64_t elements_of_a_part(int64_t count, int64_t usual);
 
 /// Buffers for received parts, used again: fresh memory of some 100 kB costs more than the sum itself.
