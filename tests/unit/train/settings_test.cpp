@@ -2,9 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-
+#include "../temporary_folder.h"
 #include "lockstep/error.h"
 #include "train/nearest.h"
 
@@ -23,9 +21,9 @@ std::string message_of(const std::function<void()>& work, ExitCode code = ExitCo
 }
 
 Settings from_text(const std::string& text) {
-  const std::string path = testing::TempDir() + "/settings test.toml";
-  std::ofstream(path) << text;
-  return load_recipe(path);
+  test::TemporaryFolder folder;
+  test::put_file(folder / "settings.toml", text);
+  return load_recipe(folder / "settings.toml");
 }
 
 TEST(Settings, TheTutorialIsUnshuffledPlainSgdWithBatch64) {
