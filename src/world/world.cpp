@@ -58,7 +58,7 @@ void start_mpi() {
   // until the other side has looked and answered, while here and there a computing thread has the core.
   for (const char* limit :
        {"OMPI_MCA_btl_tcp_eager_limit", "OMPI_MCA_btl_tcp_rndv_eager_limit", "OMPI_MCA_btl_tcp_max_send_size"}) {
-    setenv(limit, "327680", /*overwrite=*/0);
+    setenv(limit, std::to_string(kWholeMessageBytes).c_str(), /*overwrite=*/0);
   }
   int provided = MPI_THREAD_SINGLE;
   if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {

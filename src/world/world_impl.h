@@ -17,6 +17,9 @@
 
 namespace lockstep {
 
+/// Messages between hosts go out whole and at once up to this length, their header included (start_mpi).
+constexpr int kWholeMessageBytes = 320 * 1024;
+
 struct World::Impl {
   MPI_Comm comm = MPI_COMM_NULL;      // a duplicate of MPI_COMM_WORLD that returns errors
   MPI_Comm messages = MPI_COMM_NULL;  // another, for the messages that our own collectives are made of

@@ -13,8 +13,7 @@ namespace lockstep {
 namespace {
 
 // A round's messages. Between hosts one part is added up while the next is on its way. Within a host the cores carry
-// the bytes themselves, and each message costs an answer. What goes out is up to an eighth more (elements_of_a_part),
-// which must stay below the limit that start_mpi sets for messages that are not announced.
+// the bytes themselves, and each message costs an answer.
 constexpr int64_t kPartBytes = 256 * 1024;
 constexpr int64_t kPartBytesWithinHost = 1024 * 1024;
 // Up to here whole buffers are exchanged: half the rounds.
@@ -24,6 +23,9 @@ constexpr int64_t kShortBytesOfTwoHosts = int64_t{16} << 20;
 // Halves of a buffer begin on cache lines, whatever the type, and so do received parts: sums of others are slower.
 constexpr std::align_val_t kCacheLine{64};
 constexpr int64_t kLineElements = 64;
+// What goes out is up to an eighth more, in whole lines of elements of up to 16 bytes (elements_of_a_part), and MPI's
+// header with it.
+static_assert(kPartBytes + kPartBytes / 8 + kLineElements * 16 + 128 <= kWholeMessageBytes);
 constexpr size_t kMostPooledBytes = size_t{64} << 20;
 
 std::vector<Round> tree_rounds(int rank, int size, int64_t count) {
