@@ -44,4 +44,17 @@ void follow_rank_0(World& world, const std::vector<at::Tensor>& tensors) {
   }
 }
 
+void follow_each_rank(World& world, const std::vector<at::Tensor>& parts) {
+  const auto& group = world.process_group();
+  std::vector<c10::intrusive_ptr<c10d::Work>> under_way;
+  for (size_t rank = 0; rank < parts.size(); ++rank) {
+    if (parts[rank].numel() == 0) continue;
+    std::vector<at::Tensor> message = {parts[rank]};
+    c10d::BroadcastOptions options;
+    options.rootRank = static_cast<int64_t>(rank);
+    under_way.push_back(group->broadcast(message, options));
+  }
+  for (const auto& work : under_way) work->wait();
+}
+
 }  // namespace lockstep

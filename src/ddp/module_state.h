@@ -1,4 +1,4 @@
-// A module's parameters and buffers, as the engines of this room see them.
+// A module's parameters and buffers, as the engines of this room see them, and ranks that take over others' tensors.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,5 +22,9 @@ std::vector<std::pair<std::string, at::Tensor>> trainable_parameters(const torch
 /// Collective: rank 0's values replace those of all ranks, in one message for each dtype. Shapes and dtypes are equal
 /// on all ranks, strides may differ.
 void follow_rank_0(World& world, const std::vector<at::Tensor>& tensors);
+
+/// Collective: part r, as rank r has it, replaces part r on all other ranks. One part for each rank, contiguous, of
+/// equal size and dtype on all ranks; empty ones are not sent.
+void follow_each_rank(World& world, const std::vector<at::Tensor>& parts);
 
 }  // namespace lockstep

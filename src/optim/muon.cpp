@@ -4,9 +4,11 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -36,10 +38,41 @@ at::Tensor orthogonalised(const at::Tensor& matrix, at::ScalarType type) {
 }
 
 Muon::Muon(std::vector<at::Tensor> filters, const Options& options)
-    : filters_(std::move(filters)), buffers_(filters_.size()), options_(options) {}
+    : filters_(std::move(filters)), buffers_(filters_.size()), options_(options) {
+  if (options_.division.ranks > 1) divide();
+}
+
+void Muon::divide() {
+  const int ranks = options_.division.ranks;
+  std::vector<double> costs;
+  for (const at::Tensor& filter : filters_) {
+    const auto out = static_cast<double>(filter.size(0));
+    const auto rest = static_cast<double>(filter.numel()) / out;
+    const double few = std::min(out, rest);
+    costs.push_back(few * few * (2 * std::max(out, rest) + few));  // the multiplications of a step of Newton-Schulz
+  }
+  made_by_ = makers(costs, ranks);
+  places_.resize(filters_.size());
+  for (int rank = 0; rank < ranks; ++rank) {
+    int64_t length = 0;
+    for (size_t i = 0; i < filters_.size(); ++i) {
+      if (made_by_[i] == rank) length += filters_[i].numel();
+    }
+    const at::Tensor part = at::zeros({length}, at::TensorOptions(options_.type).device(filters_[0].device()));
+    int64_t first = 0;
+    for (size_t i = 0; i < filters_.size(); ++i) {
+      if (made_by_[i] != rank) continue;
+      places_[i] = part.narrow(0, first, filters_[i].numel()).view({filters_[i].size(0), -1});
+      first += filters_[i].numel();
+    }
+    parts_.push_back(part);
+  }
+}
 
 void Muon::step(double lr) {
   const c10::NoGradGuard no_grad;
+  const bool divided = !places_.empty();
+  std::vector<at::Tensor> updates(filters_.size());
   for (size_t i = 0; i < filters_.size(); ++i) {
     const at::Tensor filter = filters_[i].detach();
     const at::Tensor& gradient = filters_[i].grad();
@@ -47,10 +80,19 @@ void Muon::step(double lr) {
     at::Tensor& buffer = buffers_[i];
     if (!buffer.defined()) buffer = at::zeros_like(filter);
     buffer.mul_(options_.momentum).add_(gradient);
+    if (divided && made_by_[i] != options_.division.rank) continue;
     const at::Tensor direction = options_.nesterov ? gradient.add(buffer, options_.momentum) : buffer;
-    const int64_t out = filter.size(0);
-    filter.mul_(std::sqrt(static_cast<double>(out)) / at::linalg_vector_norm(filter).clamp_min(kSmallestNorm));
-    filter.sub_(orthogonalised(direction.reshape({out, -1}), options_.type).reshape(filter.sizes()), lr);
+    updates[i] = orthogonalised(direction.reshape({filter.size(0), -1}), options_.type);
+    if (divided) places_[i].copy_(updates[i]);  // exact: it was computed in this type
+  }
+  if (divided) options_.division.exchange(parts_);
+  for (size_t i = 0; i < filters_.size(); ++i) {
+    if (!filters_[i].grad().defined()) continue;
+    at::Tensor filter = filters_[i].detach();
+    const at::Tensor update = updates[i].defined() ? updates[i] : places_[i].to(at::kFloat);
+    const auto out = static_cast<double>(filter.size(0));
+    filter.mul_(std::sqrt(out) / at::linalg_vector_norm(filter).clamp_min(kSmallestNorm));
+    filter.sub_(update.reshape(filter.sizes()), lr);
   }
 }
 

@@ -5,6 +5,8 @@
 
 #include <vector>
 
+#include "optim/division.h"
+
 namespace lockstep {
 
 /// About the nearest matrix with orthonormal rows (columns, where there are fewer of them): the singular values of
@@ -20,17 +22,19 @@ at::Tensor orthogonalised(const at::Tensor& matrix, at::ScalarType type = at::kF
 /// matter: those of a mean and of a sum of losses give the same steps.
 ///
 /// Filters: float32 [out, in, height, width] in any layout. Local; ranks that start alike and have the same threads and
-/// kind of processor stay alike.
+/// kind of processor stay alike. Divided among ranks, a step is collective: each rank orthogonalises the momenta of
+/// some filters and sends what came out, in the type that it was computed in, so the bits are the same as undivided.
 class Muon {
  public:
   struct Options {
     double momentum = 0;
     bool nesterov = false;
     at::ScalarType type = at::kFloat;  ///< what orthogonalised() computes in
+    Division division = {};
   };
   Muon(std::vector<at::Tensor> filters, const Options& options);
 
-  /// Updates the filters that have a gradient.
+  /// Updates the filters that have a gradient, the same ones on all ranks.
   void step(double lr);
 
   /// The momentum of a filter: undefined before its first step, and for what is none of the filters.
@@ -40,9 +44,15 @@ class Muon {
   bool set_buffer(const at::Tensor& filter, const at::Tensor& buffer);
 
  private:
+  void divide();
+
   std::vector<at::Tensor> filters_;
   std::vector<at::Tensor> buffers_;  // one for each
   Options options_;
+  // Where several ranks divide the work: who makes each update, its place, and the places of each rank together.
+  std::vector<int> made_by_;
+  std::vector<at::Tensor> places_;
+  std::vector<at::Tensor> parts_;
 };
 
 }  // namespace lockstep

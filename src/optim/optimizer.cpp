@@ -65,7 +65,7 @@ void step_sgd(torch::optim::SGD& sgd) {
 
 }  // namespace
 
-Optimizer::Optimizer(const Settings& settings, const Net& net, int64_t steps_per_epoch)
+Optimizer::Optimizer(const Settings& settings, const Net& net, int64_t steps_per_epoch, const Division& division)
     : settings_(settings), net_(net), lr_(settings.optim_lr) {
   using Options = torch::optim::SGDOptions;
   std::vector<torch::optim::OptimizerParamGroup> groups;
@@ -95,11 +95,12 @@ Optimizer::Optimizer(const Settings& settings, const Net& net, int64_t steps_per
              {.peak = bias_lr, .only_steps = settings.optim_whiten_epochs * steps_per_epoch});
     add_kind(Net::Kind::head, {.peak = settings.optim_head_lr});
     if (!kinds[Net::Kind::filter].empty()) {
-      muon_ = std::make_unique<Muon>(
-          kinds[Net::Kind::filter],
-          Muon::Options{.momentum = settings.optim_momentum,
-                        .nesterov = settings.optim_nesterov,
-                        .type = settings.train_precision == "bf16" ? at::kBFloat16 : at::kFloat});
+      muon_ =
+          std::make_unique<Muon>(kinds[Net::Kind::filter],
+                                 Muon::Options{.momentum = settings.optim_momentum,
+                                               .nesterov = settings.optim_nesterov,
+                                               .type = settings.train_precision == "bf16" ? at::kBFloat16 : at::kFloat,
+                                               .division = division});
     }
   }
   sgd_ = std::make_unique<torch::optim::SGD>(std::move(groups), Options(settings.optim_lr));

@@ -10,6 +10,7 @@
 
 #include "lockstep/settings.h"
 #include "lockstep/weights.h"
+#include "optim/division.h"
 
 namespace torch::optim {
 class SGD;
@@ -28,10 +29,11 @@ class Net;
 ///            a weight in a step at the peak rate. The whitening's bias has the biases' rate, falling linearly to 0
 ///            over the first optim.whiten_epochs; all other rates follow optim.schedule.
 ///
-/// Local; every rank makes the same update from the same gradients. The net outlives it and stays where it is.
+/// Local; every rank makes the same update from the same gradients. With a division among ranks and muon, step() is
+/// collective: each rank makes some of the filters' updates. The net outlives it and stays where it is.
 class Optimizer {
  public:
-  Optimizer(const Settings& settings, const Net& net, int64_t steps_per_epoch);
+  Optimizer(const Settings& settings, const Net& net, int64_t steps_per_epoch, const Division& division = {});
   ~Optimizer();
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;

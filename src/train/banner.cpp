@@ -98,6 +98,8 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
                           settings.optim_schedule == "constant" ? "" : " at its peak, " + settings.optim_schedule,
                           settings.optim_name, settings.optim_momentum, settings.optim_nesterov ? " Nesterov" : "",
                           settings.optim_weight_decay));
+  if (facts.divided)
+    row("updates", fmt::format("of filters divided among {} ranks, each sends what it made", world.size()));
   row("run", facts.out);
   if (!facts.fault.empty()) row("FAULT", facts.fault + " (planted by LOCKSTEP_FAULT)");
   text += "  settings\n";

@@ -17,6 +17,7 @@ struct BannerFacts {
   std::string out;
   std::string fault;                ///< planted for a test; empty: none
   bool overlap = false;             ///< gradients travel while backward computes
+  bool divided = false;             ///< each rank makes some of Muon's updates
   double virtual_ranks_slower = 0;  ///< fraction, measured
 };
 

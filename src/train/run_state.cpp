@@ -25,6 +25,7 @@ const std::map<std::string, OnResume>& free_settings() {
       {"train.max_steps", OnResume::may_change},
       {"train.cuda_graph", OnResume::may_change},
       {"optim.lr_scale", OnResume::ignored},
+      {"optim.divide", OnResume::may_change},
       {"eval.batch", OnResume::may_change},
       {"eval.every_epochs", OnResume::may_change},
       {"eval.tta", OnResume::may_change},

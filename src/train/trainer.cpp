@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "ddp/agreement.h"
+#include "ddp/module_state.h"
 #include "lockstep/audit.h"
 #include "lockstep/cifar10.h"
 #include "lockstep/model.h"
@@ -20,6 +21,7 @@
 #include "lockstep/sampler.h"
 #include "lockstep/weights.h"
 #include "lockstep/world.h"
+#include "optim/division.h"
 #include "optim/optimizer.h"
 #include "store/checkpoint.h"
 #include "store/run_owner.h"
@@ -88,6 +90,17 @@ std::vector<std::string> settings_to_agree_on(const Settings& settings, const Wo
     lines.push_back(fmt::format("processor with optim.name = muon: {}", at::get_cpu_capability()));
   }
   return lines;
+}
+
+// Between ranks of one host an update is sent in less time than it is made. Over a network that depends on it, and on
+// GPUs it has never run.
+Division division(World& world, const Settings& settings) {
+  const bool pays = world.hosts() == 1 && world.device().is_cpu();
+  const bool on = settings.optim_divide == "on" || (settings.optim_divide == "auto" && pays);
+  if (!on || settings.optim_name != "muon" || world.size() == 1) return {};
+  return {.rank = world.rank(), .ranks = world.size(), .exchange = [&world](const std::vector<at::Tensor>& parts) {
+            follow_each_rank(world, parts);
+          }};
 }
 
 // What the watchdog was told goes with the run, however it ends.
@@ -202,7 +215,8 @@ TrainResult train(World& world, const TrainRequest& request) {
   world.set_flight_folder(world.all_gather(result.out)[0]);
 
   // All ranks: where the run stands. The gradients' engine hands rank 0's net to all.
-  Optimizer optimizer(settings, *net, plan.steps_per_epoch);
+  const Division divided = division(world, settings);
+  Optimizer optimizer(settings, *net, plan.steps_per_epoch, divided);
   if (from) {
     const NamedTensors model = share_tensors(world, from->tensors, std::string(kModelPrefix));
     const NamedTensors kept = share_tensors(world, from->tensors, std::string(kOptimizerPrefix));
@@ -224,6 +238,7 @@ TrainResult train(World& world, const TrainRequest& request) {
                                       .out = result.out,
                                       .fault = fault->text(),
                                       .overlap = gradients.overlap(),
+                                      .divided = divided.ranks > 1,
                                       .virtual_ranks_slower = slower});
   if (log) log->text(opening);
   if (log && from) {

@@ -137,6 +137,12 @@ class AirbenchTest(LockstepTest):
                 run = self.run_of(f"run-{ranks}", "--max-steps", 3, ranks=ranks, **{"ddp.audit_every": 1, "train.micro_batch": 10})
                 self.assertEqual(len(self.metrics(run, "train")), 3)
 
+    def test_divided_updates_have_the_bits_of_undivided_ones(self):  # ctest: processors=2
+        for precision in ("fp32", "bf16"):
+            more = {"train.precision": precision, "train.memory_format": "channels_last", "optim.ema": 0.5, "ddp.audit_every": 1}
+            runs = {divide: self.run_of(f"{precision}-{divide}", "--max-steps", 3, ranks=2, **more, **{"optim.divide": divide}) for divide in ("on", "off")}
+            self.assertEqual(*((run / "final.pth").read_bytes() for run in runs.values()))
+
     def test_ranks_with_unequal_threads_are_refused(self):  # ctest: processors=2
         def rank(threads):
             words = ("train", "--data-dir", self.small_data(), "--out", self.folder / "run", "--threads", threads, *sets(SETTINGS))
