@@ -12,7 +12,7 @@ import sys
 import time
 import unittest
 
-from lockstep_runner import LockstepTest, environment, execute, kill, processes_of
+from lockstep_runner import LockstepTest, environment, execute, kill, outliving, processes_of
 
 LAUNCH_DIR = pathlib.Path(__file__).resolve().parents[2] / "launch"
 USAGE, MISSING, LAUNCH, INTERNAL = 64, 66, 69, 70
@@ -263,7 +263,7 @@ class FlowTest(GpuCheckTest):
         said = script.communicate(timeout=30)[1]
         self.assertEqual(script.returncode, 128 + signal.SIGTERM, said)
         self.assertIn("interrupted", said)
-        self.assertEqual(processes_of(job), [])
+        self.assertEqual(outliving(job), [])
 
 
 if __name__ == "__main__":

@@ -56,6 +56,15 @@ def processes_of(job):
     return found
 
 
+def outliving(job, patience_s=5):
+    """Those that are there still some seconds after the job's launcher has ended: mpirun kills what is left of a job and
+    goes without waiting for the kernel to be done with it, while a rank that waits for another would do so for minutes."""
+    deadline = time.monotonic() + patience_s
+    while (pids := processes_of(job)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return pids
+
+
 def kill(pids):
     for pid in pids:
         try:
@@ -118,7 +127,7 @@ def execute(command, env=None, timeout_s=60, cwd=None, clock_from=None):
                 time.sleep(0.05)
             rc = process.wait(timeout_s)
             seconds = time.monotonic() - start
-            left_over = processes_of(job)
+            left_over = outliving(job)
         except subprocess.TimeoutExpired:
             rc, seconds, left_over = None, time.monotonic() - start, []
         finally:

@@ -11,7 +11,7 @@ import unittest.mock
 import uuid
 
 from faulty_run import FaultyRun, state_of
-from lockstep_runner import environment, kill, mpirun, processes_of
+from lockstep_runner import environment, kill, mpirun, outliving, processes_of
 
 
 class KillTest(FaultyRun):
@@ -67,7 +67,7 @@ class KillTest(FaultyRun):
             if ranks_now:
                 kill([choose.choice(ranks_now)])
             process.wait(10)
-            self.assertEqual(processes_of(job), [])
+            self.assertEqual(outliving(job), [])
             kill(processes_of(job))
             ended += process.returncode == 0
             names = self.checkpoints(run) if (run / "checkpoints").exists() else []

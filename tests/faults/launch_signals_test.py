@@ -11,7 +11,7 @@ import unittest
 import uuid
 
 from faulty_run import ENDLESS, FaultyRun
-from lockstep_runner import environment, kill, processes_of
+from lockstep_runner import environment, kill, outliving, processes_of
 
 LAUNCH_DIR = pathlib.Path(__file__).resolve().parents[2] / "launch"
 
@@ -26,7 +26,7 @@ class LaunchSignalsTest(FaultyRun):
         process, job = self.start(run, launcher("run"))
         send(process.pid)
         self.assertEqual(process.wait(15), 85)
-        self.assertEqual(processes_of(job), [])
+        self.assertEqual(outliving(job), [])
         self.assert_stopped_and_goes_on(run, ranks=2)
 
     def test_term_saves_and_stops(self):  # ctest: processors=2
@@ -45,7 +45,7 @@ class LaunchSignalsTest(FaultyRun):
         process.send_signal(signal.SIGTERM)
         self.assertNotIn(process.wait(15), (0, 85))
         self.assertLess(time.monotonic() - start, 3)
-        self.assertEqual(processes_of(job), [])
+        self.assertEqual(outliving(job), [])
 
     def test_a_second_signal_after_the_save_changes_nothing(self):  # ctest: processors=2
         run = self.folder / "run"
@@ -96,7 +96,7 @@ class LaunchSignalsTest(FaultyRun):
             self.assertEqual(text.count("run: saving and stopping"), 1, text)
             self.assertIn("stopped on request", text)
             self.assertEqual(self.metrics(run, "end")[0]["reason"], "stopped on request")
-            self.assertEqual(processes_of(job), [])
+            self.assertEqual(outliving(job), [])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import subprocess
 import unittest
 
 from faulty_run import ENDLESS, FaultyRun
-from lockstep_runner import mpirun, processes_of
+from lockstep_runner import mpirun, outliving
 
 PROCESS_MADVISE, MADV_PAGEOUT = 440, 21  # Linux, asm-generic/unistd.h and mman-common.h
 
@@ -39,7 +39,7 @@ class LostDataTest(FaultyRun):
             os.truncate(file, 5_000)
             code = process.wait(15)
         text = said.read_text()
-        self.assertEqual(processes_of(job), [], text)
+        self.assertEqual(outliving(job), [], text)
         self.assertEqual(code, 65, text)
         self.assertEqual(text.count("lockstep: error: "), 1, text)
         self.assertEqual(text.count("hint: "), 1, text)
@@ -75,7 +75,7 @@ class LostDataTest(FaultyRun):
             page_out(self.ranks_of(job)[0], "data_batch_")
             code = process.wait(15)
         text = said.read_text()
-        self.assertEqual(processes_of(job), [], text)
+        self.assertEqual(outliving(job), [], text)
         self.assertEqual(code, 74, text)
         self.assertEqual(text.count("lockstep: error: "), 1, text)
         self.assertRegex(text, r"cannot read \S*/data_batch_\d.bin at byte \d+ any more\nhint: check the disk")

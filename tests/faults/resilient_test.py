@@ -9,7 +9,7 @@ import unittest
 import uuid
 
 from faulty_run import FaultyRun
-from lockstep_runner import environment, execute, kill, processes_of
+from lockstep_runner import environment, execute, kill, outliving, processes_of
 
 RESILIENT = pathlib.Path(__file__).parents[2] / "launch/resilient"
 
@@ -90,7 +90,7 @@ exec sh -c "$*"
         process, job = self.start(run, self.command(run, "-n", "2", "--backoff", "100")[:-len(self.words(run))])
         os.killpg(process.pid, signal.SIGTERM)
         self.assertEqual(process.wait(20), 85)
-        self.assertEqual(processes_of(job), [])
+        self.assertEqual(outliving(job), [])
         self.assert_stopped_and_goes_on(run, ranks=2)
 
     def test_a_signal_between_two_starts_ends_it(self):
@@ -106,7 +106,7 @@ exec sh -c "$*"
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(5), 85, log.read_text())
-        self.assertEqual(processes_of(job), [])
+        self.assertEqual(outliving(job), [])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import unittest
 import uuid
 
 from faulty_run import ENDLESS, FaultyRun
-from lockstep_runner import environment, execute, kill, mpirun, processes_of
+from lockstep_runner import environment, execute, kill, mpirun, outliving, processes_of
 
 
 def catches(pid, number):
@@ -70,7 +70,7 @@ class StartTest(FaultyRun):
         time.sleep(0.3)
         go.touch()
         self.assertEqual(process.wait(20), 85)
-        self.assertEqual(processes_of(job), [])
+        self.assertEqual(outliving(job), [])
         self.assertLessEqual(self.metrics(run, "end")[0]["step"], 2)
         self.assert_stopped_and_goes_on(run, ranks=2)
 

@@ -6,7 +6,7 @@ import time
 import unittest
 
 from faulty_run import FaultyRun
-from lockstep_runner import mpirun, processes_of, stand_still
+from lockstep_runner import mpirun, outliving, stand_still
 
 
 class StopTest(FaultyRun):
@@ -58,7 +58,7 @@ class StopTest(FaultyRun):
         start = time.monotonic()
         self.assertNotIn(process.wait(15), (0, 85))
         self.assertLess(time.monotonic() - start, 5)
-        self.assertEqual(processes_of(job), [])
+        self.assertEqual(outliving(job), [])
 
 
 if __name__ == "__main__":

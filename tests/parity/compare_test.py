@@ -11,7 +11,7 @@ import time
 import unittest
 import xml.etree.ElementTree
 
-from lockstep_runner import LockstepTest, environment, execute, processes_of
+from lockstep_runner import LockstepTest, environment, execute, outliving, processes_of
 
 USAGE, MISSING, FAILED = 64, 66, 70
 COMPARE = pathlib.Path(__file__).parents[2] / "benchmarks" / "compare_pytorch"
@@ -99,7 +99,7 @@ class CompareTest(LockstepTest):
                 self.assertGreater(len(processes_of(job)), 2)
                 script.send_signal(number)
                 self.assertEqual(script.wait(20), 128 + number)
-                self.assertEqual(processes_of(job), [])
+                self.assertEqual(outliving(job), [])
                 self.assertEqual(list(self.folder.glob("compare-pytorch-*")), [])
 
     def test_bad_words(self):
