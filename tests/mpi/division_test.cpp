@@ -4,9 +4,10 @@
 
 #include "agreed.h"
 #include "ddp/module_state.h"
+#include "lockstep/audit.h"
+#include "lockstep/weights.h"
 #include "optim/division.h"
 #include "optim/muon.h"
-#include "store/digest.h"
 
 namespace lockstep {
 namespace {
