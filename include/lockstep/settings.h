@@ -52,7 +52,7 @@ struct Settings {
   double optim_head_lr = 0.01;
   double optim_sgd_momentum = 0.85;
   int64_t optim_whiten_epochs = 0;
-  std::string optim_divide = "auto";  ///< updates among the ranks
+  std::string optim_divide = "auto";  ///< with muon: whether ranks divide the filters' updates
 
   int64_t eval_batch = 64;
   int64_t eval_every_epochs = 1;  ///< 0: never

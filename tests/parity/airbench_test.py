@@ -140,8 +140,13 @@ class AirbenchTest(LockstepTest):
     def test_divided_updates_have_the_bits_of_undivided_ones(self):  # ctest: processors=2
         for precision in ("fp32", "bf16"):
             more = {"train.precision": precision, "train.memory_format": "channels_last", "optim.ema": 0.5, "ddp.audit_every": 1}
-            runs = {divide: self.run_of(f"{precision}-{divide}", "--max-steps", 3, ranks=2, **more, **{"optim.divide": divide}) for divide in ("on", "off")}
-            self.assertEqual(*((run / "final.pth").read_bytes() for run in runs.values()))
+            weights = []
+            for divide, said in (("on", True), ("auto", True), ("off", False)):
+                run = self.folder / f"{precision}-{divide}"
+                result = self.train(run, *sets(SETTINGS | more | {"optim.divide": divide}), "--max-steps", 3, ranks=2)
+                self.assertEqual("divided among 2 ranks" in result.stdout, said, str(result))
+                weights.append((run / "final.pth").read_bytes())
+            self.assertEqual(len(set(weights)), 1)
 
     def test_ranks_with_unequal_threads_are_refused(self):  # ctest: processors=2
         def rank(threads):
