@@ -28,7 +28,10 @@ namespace lockstep {
 /// - in bfloat16, on a CPU with AMX, images have at most 8x8 pixels, and an odd square kernel keeps that size, without
 ///   a bias: the gradient of the weights is one matrix product for each of the kernel's places, two to five times as
 ///   fast as LibTorch's way; all else is LibTorch's.
-/// Everything else is LibTorch's.
+/// Everything else is LibTorch's. ATEN_CPU_CAPABILITY holds these loops to a processor's kind as it does LibTorch's.
+///
+/// channels_last comes out where channels_last goes in, images of one channel or one pixel included: their strides say
+/// both. The gradient of the weights has their layout.
 ///
 /// Under autocast to bfloat16, channels_last images on a CPU that is slower in bfloat16 than in float32 - with neither
 /// AMX nor AMD's AVX-512 - are convolved in float32, as outside it, with the weights as they are; bfloat16 comes out.

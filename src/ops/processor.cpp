@@ -1,8 +1,22 @@
 #include "ops/processor.h"
 
-namespace lockstep {
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
 
-Processor best_processor() {
+namespace lockstep {
+namespace {
+
+// LibTorch's switch (ATen/native/DispatchStub.cpp) for both: a run on a newer processor then repeats an older one's.
+Processor allowed_processor() {
+  const char* const text = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string_view name = text == nullptr ? "" : text;
+  if (name == "default") return Processor::any;
+  if (name == "avx2") return Processor::avx2;
+  return Processor::avx512;
+}
+
+Processor processor_here() {
 #ifdef __x86_64__
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma")) {
@@ -13,9 +27,16 @@ Processor best_processor() {
   return Processor::any;
 }
 
+}  // namespace
+
+Processor best_processor() {
+  static const Processor best = std::min(processor_here(), allowed_processor());
+  return best;
+}
+
 bool has_bfloat16_tiles() {
 #ifdef __x86_64__
-  static const bool has = __builtin_cpu_supports("amx-bf16") != 0;
+  static const bool has = __builtin_cpu_supports("amx-bf16") != 0 && best_processor() == Processor::avx512;
   return has;
 #else
   return false;

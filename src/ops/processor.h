@@ -5,7 +5,8 @@ namespace lockstep {
 
 enum class Processor { any, avx2, avx512 };
 
-/// The last of them that this processor has.
+/// The last of them that this processor has, or that ATEN_CPU_CAPABILITY allows (`default`: any, `avx2`), as for
+/// LibTorch's kernels.
 Processor best_processor();
 
 /// Whether this processor multiplies matrices of bfloat16 with tiles of its own (AMX).

@@ -25,11 +25,18 @@ bool is_faster_in_float32(const at::Tensor& images, const torch::nn::Conv2dImpl&
          images.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
 
+// One layout whichever way computes: LibTorch takes images of one channel or one pixel for contiguous ones, whose
+// strides say both.
+at::Tensor in_layout_of(const at::Tensor& images, const at::Tensor& out) {
+  const bool channels_last = images.dim() == 4 && images.is_contiguous(at::MemoryFormat::ChannelsLast);
+  return channels_last ? out.contiguous(at::MemoryFormat::ChannelsLast) : out;
+}
+
 at::Tensor fastest(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {
   if (image_conv_takes(images, conv)) return image_conv2d(images, conv);
   if (winograd_takes(images, conv)) return winograd_conv2d(images, conv);
   if (small_conv_takes(images, conv)) return small_conv2d(images, conv);
-  return conv.torch::nn::Conv2dImpl::forward(images);
+  return in_layout_of(images, conv.torch::nn::Conv2dImpl::forward(images));
 }
 
 // For convolutions that with_pooled_gradient takes.
@@ -37,7 +44,7 @@ at::Tensor of_images_only(const at::Tensor& images, const torch::nn::Conv2dImpl&
   if (winograd_takes(images, conv)) return winograd_conv2d(images, conv, /*of_weights=*/false);
   const at::Tensor bias = conv.bias.defined() ? conv.bias.detach() : conv.bias;
   const Padding padding = *padding_of(conv);
-  return at::conv2d(images, conv.weight.detach(), bias, 1, {padding.rows, padding.columns});
+  return in_layout_of(images, at::conv2d(images, conv.weight.detach(), bias, 1, {padding.rows, padding.columns}));
 }
 
 at::Tensor fastest_pooled(const at::Tensor& images, torch::nn::Conv2dImpl& conv) {

@@ -67,6 +67,8 @@ PooledResults pooled_results(const FastConv2d& like, const at::Tensor& values, b
 }
 
 inline constexpr double kLastBitOfBFloat16 = 8e-3;  // 2^-7
+// Images, weights and what comes out are rounded once each, by at most 2^-8 of a value, in any order of sums.
+inline constexpr double kRoundedInBFloat16 = 3 * 0x1p-8;
 inline constexpr double kWinogradInBFloat16 = 3e-2;
 
 inline bool by_winograd_in_bfloat16(const at::Tensor& images, const torch::nn::Conv2dImpl& conv) {
