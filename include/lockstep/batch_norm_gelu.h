@@ -14,7 +14,7 @@ namespace lockstep {
 /// Computed in float32 whatever the images are; sums over images are added in an order that does not depend on threads.
 /// Agrees with LibTorch to rounding (in bfloat16 it rounds less often), not bit for bit. GELU is the exact one,
 /// x Φ(x), not its approximation by tanh; Φ is a polynomial between -5 and 5 and constant beyond, off by at most 4e-7
-/// (src/ops/norm_gelu_kernels.cpp), the derivative by 1e-5. Local. Has no second derivative: backward with create_graph
+/// (src/kernels/norm_gelu_kernels.cpp), the derivative by 1e-5. Local. Has no second derivative: backward with create_graph
 /// throws c10::Error.
 at::Tensor batch_norm_gelu(const at::Tensor& images, torch::nn::BatchNorm2d& norm);
 

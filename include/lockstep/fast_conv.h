@@ -4,10 +4,19 @@
 #include <ATen/core/Tensor.h>
 #include <torch/nn/modules/conv.h>
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 
 namespace lockstep {
+
+/// Limits of Winograd's method in `fast_conv2d`: the largest product of input channels (filled up to a multiple of 32)
+/// and output channels. A filter becomes 36 values. Up to 2^18 of them (1 MiB in float32) stay in a second-level cache,
+/// so any number of images will do. Up to 2^22, the transform of the filters costs as much as the products of
+/// kWinogradLeastTiles tiles, so there must be as many in all images. Gains: docs/performance.md.
+inline constexpr int64_t kWinogradFewChannels = (int64_t{1} << 18) / 36;   // 7,281
+inline constexpr int64_t kWinogradMostChannels = (int64_t{1} << 22) / 36;  // 116,508
+inline constexpr int64_t kWinogradLeastTiles = 32;
 
 /// images: [n, c, h, w] → conv(images), as the module's own forward, autocast included. By loops of our own where
 /// images are channels_last and dense, on the CPU, and the convolution has stride 1 and zeros around, and
@@ -16,8 +25,8 @@ namespace lockstep {
 ///   processor's speed with three. The same under autocast to bfloat16 on AMD's CPUs with AVX-512's products of
 ///   bfloat16, with sums and the weights' gradient in float32;
 /// - in float32 outside autocast, on a CPU with AVX-512, the kernel is 3x3 or 5x5, at least 16 channels go in (they
-///   are filled up to a multiple of 32), a multiple of 32 comes out, and either one times the other is at most 7,281,
-///   or at most 116,508 with 32 tiles of 4x4 or 2x2 pixels or more in all images: Winograd's method with six points
+///   are filled up to a multiple of 32), a multiple of 32 comes out, and one times the other is within the limits above
+///   (a tile is 4x4 pixels of a 3x3 convolution and 2x2 of a 5x5 one): Winograd's method with six points
 ///   makes a 3x3 convolution of 36 products in place of 144, and a 5x5 one of 36 in place of 100. Against double
 ///   precision, outputs and gradients are off by up to 2e-6 of the largest, with 256 channels by up to 4e-6, the
 ///   gradients of 5x5 kernels by up to 6e-6: some five times LibTorch's rounding;

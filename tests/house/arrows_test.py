@@ -15,11 +15,11 @@ MAY_INCLUDE = {
     "store": set(),
     "log": {"store"},
     "data": {"store", "log"},
-    "ops": set(),
-    "model": {"ops"},
+    "kernels": set(),
+    "model": set(),
     "optim": set(),
     "ddp": {"comm", "world", "store"},
-    "train": {"world", "data", "model", "ops", "optim", "ddp", "store", "log"},
+    "train": {"world", "data", "model", "optim", "ddp", "store", "log"},
     "cli": {"world", "comm", "bench", "data", "model", "ddp", "store", "log", "train"},
 }
 
