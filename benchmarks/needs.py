@@ -1,5 +1,6 @@
 """What a benchmark needs, and how it says what is missing."""
 
+import os
 import pathlib
 import shutil
 import sys
@@ -19,6 +20,15 @@ def need_programs(binary, *others):
             fail(LAUNCH, f"{program} is not there", f"run {hint} first")
 
 
+def holds_cifar10(data_dir):
+    return any(pathlib.Path(data_dir, part, "data_batch_1.bin").exists() for part in ("", "cifar-10-batches-bin"))
+
+
+def data_folder():
+    """Where the data is when nobody says: the places where the command looks."""
+    return os.environ.get("LOCKSTEP_DATA") or next(filter(holds_cifar10, ("data", "../shared/data")), "data")
+
+
 def need_cifar10(data_dir):
-    if not any(pathlib.Path(data_dir, part, "data_batch_1.bin").exists() for part in ("", "cifar-10-batches-bin")):
+    if not holds_cifar10(data_dir):
         fail(MISSING, f"no data_batch_1.bin in {data_dir}", "lockstep data fetch brings CIFAR-10")

@@ -25,6 +25,22 @@ cifar_folder() {
   return 1
 }
 
+# find_cifar: makes $found the folder of the .bin files where nobody named one: below $LOCKSTEP_DATA, or else below data/ and ../shared/data,
+# of the current folder (where the command itself looks too) and then of the project's. Fails without, and for a LOCKSTEP_DATA without data.
+find_cifar() {
+  local place
+  found=
+  if [ -n "${LOCKSTEP_DATA:-}" ]; then
+    found=$(cifar_folder "$LOCKSTEP_DATA") || fail 66 "no data_batch_1.bin in LOCKSTEP_DATA=$LOCKSTEP_DATA" \
+      "name the folder of the .bin files or its parent there, or unset LOCKSTEP_DATA to have the data looked for elsewhere"
+    return
+  fi
+  for place in data ../shared/data "$top/data" "$top/../shared/data"; do
+    if found=$(cifar_folder "$place"); then return; fi
+  done
+  return 1
+}
+
 # CPUs that this process may use. (nproc would take OMP_NUM_THREADS for an answer.)
 cpus() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }
 
@@ -36,6 +52,12 @@ allow_root() {
   if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   fi
+}
+
+# hold_signals: makes $hold the words before a program that keep a request to stop for it while it is loaded; none where env is too old.
+hold_signals() {
+  hold=()
+  ! env --block-signal=USR1,TERM,INT true 2>/dev/null || hold=(env --block-signal=USR1,TERM,INT)
 }
 
 # heed_signals [MESSAGE]: from now on the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 only makes $asked its name, says MESSAGE, and becomes a
@@ -92,24 +114,64 @@ run_apart() {
   "${tether[@]}" "$@" &
   child=$!
   set +m
+  bound='' late=''
   [ -z "$asked" ] || pass_request_on # it came between the start and the line above
   while :; do
     heard=
     code=0
-    wait "$child" || code=$?
+    wait "$child" 2>/dev/null || code=$? # bash itself would say by which signal it ended
     [ -n "$heard" ] || break # a wait that a signal ended says nothing about the command
   done
   child=
+  if [ -n "$bound" ]; then
+    { kill -KILL -- "-$bound" && wait "$bound"; } 2>/dev/null || true
+    [ -z "$late" ] || code=75
+  fi
   if [ "$code" = 85 ] && [ "$asked" = INT ] && [ $at_terminal = yes ]; then code=0; fi
+}
+
+# bound_end: for a trap on USR2, by which less_noise tells that a rank has told an error: what the command of run_apart has not ended by
+# itself some seconds later, it never will. (mpirun waits without end for the daemon of a host that it lost.) Then $code is 75.
+bound_end() {
+  heard=yes
+  if [ -z "$bound" ]; then
+    set -m # so that a kill of its group ends its sleep too
+    end_late "${child:-$!}" &
+    bound=$!
+    set +m
+  else
+    late=yes
+  fi
+}
+
+# end_late PID: after 15 s a SIGKILL for this process and its children, the ways to other hosts among them; the daemons that it can reach
+# end with it. (At a SIGTERM an mpirun that already ends a job crashes, and says so on a page.)
+end_late() {
+  local i pids=()
+  trap - INT TERM HUP USR1 USR2
+  for ((i = 0; i < 150; ++i)); do
+    sleep 0.1
+    # shellcheck disable=SC2015
+    kill -0 "$1" && kill -0 $$ || return
+  done 2>/dev/null
+  say "run: mpirun has not ended 15 s after that error, so a host does not answer; ending mpirun"
+  kill -USR2 $$
+  read -ra pids 2>/dev/null <"/proc/$1/task/$1/children" || true
+  kill -KILL "$1" "${pids[@]}" 2>/dev/null
 }
 
 # Passes mpirun's standard error on, less the pages that only repeat what a rank's own message and the exit code say. (Its --quiet
 # would also hide which rank was killed by a signal, and nobody else tells that.) It outlives an interrupt, to pass on the last words.
+# less_noise PID: tells this process of a rank's first error, by a SIGUSR2.
 less_noise() {
-  local line page='' rule
+  local line page='' rule listener=${1:-}
   rule=$(printf -- '-%.0s' {1..74})
   trap '' INT TERM HUP USR1
   while IFS= read -r line || [ -n "$line" ]; do
+    if [ -n "$listener" ] && [[ $line = 'lockstep: error: '* ]]; then
+      kill -USR2 "$listener" 2>/dev/null || true
+      listener=
+    fi
     if [ -n "$page" ]; then
       page+=$'\n'$line
       [ "$line" = "$rule" ] || continue

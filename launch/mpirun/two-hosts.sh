@@ -9,7 +9,7 @@ set -euo pipefail
 HOSTS=${HOSTS:-}                        # for instance HOSTS=node1:2,node2:2 — host:ranks, the first is this one
 NETWORK=${NETWORK:-}                    # the network that joins them, for instance 10.0.0.0/24; empty: Open MPI chooses
 THREADS=${THREADS:-1}                   # LibTorch's threads, and cores, of each rank
-DATA=${DATA:-$top/data}                 # folder of the .bin files, or its parent
+DATA=${DATA:-}                          # folder of the .bin files, or its parent; empty: $LOCKSTEP_DATA, data/ or ../shared/data
 OUT=${OUT:-$top/runs/two-hosts}         # run folder, written by rank 0
 RECIPE=${RECIPE:-tutorial}
 SSH=${SSH:-ssh -x -o BatchMode=yes -o ConnectTimeout=10} # how a command gets to a host
@@ -34,7 +34,12 @@ first=${entries[0]##*:}
 binary=$top/build/release/lockstep
 [ -x "$binary" ] || fail 69 "$binary is not built" "run launch/setup and launch/build on a host that shares this folder"
 command -v mpirun >/dev/null || fail 69 "no mpirun" "run launch/setup on every host"
-data=$(cifar_folder "$DATA") || fail 66 "no CIFAR-10 in $DATA" "set DATA, or run $binary data fetch --out '$DATA'"
+if [ -n "$DATA" ]; then
+  data=$(cifar_folder "$DATA") || fail 66 "no CIFAR-10 in $DATA" "set DATA, or run $binary data fetch --out '$DATA'"
+else
+  find_cifar || fail 66 "no CIFAR-10 in data/ or ../shared/data" "set DATA, or run $binary data fetch --out '$top/data'"
+  data=$found
+fi
 
 # The same program and data at the same paths on every host, found out before MPI starts.
 read -ra ssh <<<"$SSH"

@@ -81,7 +81,7 @@ int check(const Words& words) {
   std::string dir;
   // clang-format off
   options.add_options()
-      ("data-dir", "folder of the .bin files, or its parent (default: $LOCKSTEP_DATA, else data)", cxxopts::value(dir), "DIR");
+      ("data-dir", "folder of the .bin files, or its parent (default: $LOCKSTEP_DATA, data, ../shared/data)", cxxopts::value(dir), "DIR");
   // clang-format on
   if (!parse_flags(options, words)) return 0;
   print_data(data_folder(dir));

@@ -27,7 +27,7 @@ cxxopts::Options evaluate_options() {
   options.add_options()  //
       ("target", "A run folder, or a file of weights (.pth, .safetensors, a checkpoint)", cxxopts::value<std::string>(),
        "RUN|FILE")  //
-      ("data-dir", "Folder of the .bin files, or its parent (default: the run's, $LOCKSTEP_DATA, data)",
+      ("data-dir", "Folder of the .bin files, or its parent (default: the run's, $LOCKSTEP_DATA, data, ../shared/data)",
        cxxopts::value<std::string>(), "DIR")                                                //
       ("model", "The network (default: the run's)", cxxopts::value<std::string>(), "NAME")  //
       ("batch", "Images a batch; test_loss is the sum of the batch means (default: the run's)",

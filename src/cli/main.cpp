@@ -1,10 +1,15 @@
 // The command `lockstep`.
 #include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <optional>
+#include <string_view>
 
 #include "cli/commands.h"
 #include "cli/report.h"
@@ -14,8 +19,19 @@
 #include "train/nearest.h"
 #include "world/last_words.h"
 #include "world/launcher.h"
+#include "world/stop_request.h"
 
 namespace {
+
+// The functions of .preinit_array run before the libraries' own start, which takes LibTorch some tenths of a second: a
+// signal that comes meanwhile is held until main is ready for it. A bare system call, since not even a sanitizer has
+// started here.
+constexpr uint64_t bit(int signal) { return uint64_t{1} << (signal - 1); }
+const uint64_t held_signals = bit(SIGTERM) | bit(SIGINT) | bit(SIGUSR1);
+void hold_signals(int, char**, char**) {
+  syscall(SYS_rt_sigprocmask, SIG_BLOCK, &held_signals, nullptr, sizeof held_signals);
+}
+[[gnu::section(".preinit_array"), gnu::used]] void (*const at_first)(int, char**, char**) = &hold_signals;
 
 using lockstep::Words;
 
@@ -64,6 +80,11 @@ int run(const Words& words) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Training keeps a request from here to the process's end: one that comes before the first step, and one that comes
+  // when all is saved. Other commands have nothing to save, and a signal ends them.
+  std::optional<lockstep::StopRequest> requests;
+  if (argc > 1 && std::string_view(argv[1]) == "train") requests.emplace();
+  lockstep::StopRequest::let_through();
   lockstep::keep_freed_memory();
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not the process's end
   int code;

@@ -12,7 +12,6 @@
 #include "lockstep/trainer.h"
 #include "lockstep/world.h"
 #include "train/seeds.h"
-#include "world/stop_request.h"
 
 namespace lockstep {
 namespace {
@@ -23,7 +22,7 @@ cxxopts::Options train_options() {
   options.add_options()  //
       ("recipe", "A recipe's name, or a TOML file", cxxopts::value<std::string>()->default_value("tutorial"),
        "NAME|FILE")  //
-      ("data-dir", "Folder of the .bin files, or its parent (default: $LOCKSTEP_DATA, else data)",
+      ("data-dir", "Folder of the .bin files, or its parent (default: $LOCKSTEP_DATA, data, ../shared/data)",
        cxxopts::value<std::string>(), "DIR")                                                        //
       ("out", "Run folder (default: runs/RECIPE-DATE-TIME)", cxxopts::value<std::string>(), "DIR")  //
       ("overwrite", "Replace the run that --out holds")                                             //
@@ -144,7 +143,6 @@ int train_command(const Words& words) {
     parse(options, words, settings_help());
     return 0;
   }
-  const StopRequest early;  // a request that comes before the first step is kept
   const double deadline_s = start_deadline_s(words);
   World world({.deadline_s = deadline_s, .start_deadline_s = deadline_s});
   return run_job(world, [&] {

@@ -54,6 +54,13 @@ StopRequest::~StopRequest() {
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
 }
 
+void StopRequest::let_through() {
+  sigset_t held;
+  sigemptyset(&held);
+  for (const int signal : kSignals) sigaddset(&held, signal);
+  pthread_sigmask(SIG_UNBLOCK, &held, nullptr);
+}
+
 bool StopRequest::came_as_term() { return terminated; }
 
 StopRequest::Value StopRequest::value() { return static_cast<Value>(requested.load()); }

@@ -27,6 +27,10 @@ class StopRequest {
   /// What came so far. Ranks that were asked in different ways agree on the largest.
   static Value value();
 
+  /// Local: from now on signals that were held (blocked) come to the calling thread. A program holds them while it is
+  /// loaded, and `env --block-signal=USR1,TERM PROGRAM` even before: with a handler in place none of them is lost.
+  static void let_through();
+
   /// Whether a SIGTERM was among them: with it mpirun also ends the ranks of a job in which another one failed.
   static bool came_as_term();
 

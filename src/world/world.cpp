@@ -53,6 +53,8 @@ void start_mpi() {
     // And it makes session folders beside those of other jobs, which may remove the common parent at that moment. One
     // rank needs none.
     setenv("OMPI_MCA_orte_create_session_dirs", "0", /*overwrite=*/0);
+    // A single task of srun is alone as well. Open MPI, seeing a step, would look for a Slurm that speaks PMIx to it.
+    if (launcher_size() == 1) unsetenv("SLURM_STEP_ID");
   }
   // The parts of our all-reduces between hosts go out at once and whole. Longer messages are first announced, and wait
   // until the other side has looked and answered, while here and there a computing thread has the core.
@@ -86,6 +88,7 @@ void check_mpi(int code, const char* operation) {
 World::World() : World(Options{}) {}
 
 World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
+  refuse_separate_tasks(0);  // before MPI starts: Open MPI's own end would be a page and the code 1
   impl_->exceptions_at_start = std::uncaught_exceptions();
   std::optional<TimeLimit> limit;
   limit.emplace(options.start_deadline_s, [&options] { end_without_mpi(options.start_deadline_s); });
@@ -99,11 +102,9 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   MPI_Comm_size(world.comm, &world.size);
   world.host = host_name();
 
-  if (const int tasks = unseen_tasks(world.size); tasks > 0) {
+  if (separate_tasks(world.size)) {
     MPI_Finalize();
-    throw AgreedError(Error(ExitCode::launch, fmt::format("srun started {} tasks, but MPI sees only this one", tasks),
-                            "start them with `srun --mpi=pmix`, or use mpirun"),
-                      launcher_rank());
+    refuse_separate_tasks(world.size);
   }
 
   MPI_Comm local = MPI_COMM_NULL;

@@ -12,13 +12,13 @@ from faulty_run import ENDLESS, FaultyRun
 from lockstep_runner import environment, execute, kill, mpirun, outliving, processes_of
 
 
-def catches(pid, number):
-    """Whether the process has a handler for this signal."""
+def listed(pid, signals, number):
+    """Whether the process has this signal among its SigCgt (those with a handler) or SigBlk (those that are held)."""
     try:
         lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return False
-    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in lines if line.startswith("SigCgt:"))
+    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in lines if line.startswith(f"{signals}:"))
 
 
 class StartTest(FaultyRun):
@@ -43,7 +43,7 @@ class StartTest(FaultyRun):
         until = time.monotonic() + 10
         while True:
             for pid in self.ranks_of(job):
-                if catches(pid, signal.SIGUSR1):
+                if listed(pid, "SigCgt", signal.SIGUSR1):
                     return pid
             self.assertLess(time.monotonic(), until, "a rank that honours signals")
             time.sleep(0.002)
@@ -59,6 +59,26 @@ class StartTest(FaultyRun):
                 self.assertEqual(process.wait(20), 85)
                 self.assertLessEqual(self.metrics(run, "end")[0]["step"], 2 if delay == 0 else 99)
         self.assert_stopped_and_goes_on(run, ranks=0)
+
+    def test_a_request_while_the_program_is_loaded_is_held(self):
+        # By the program itself from before LibTorch's start, and by `env` from the first moment.
+        for before in ([], ["env", "--block-signal=USR1"]):
+            with self.subTest(before=before):
+                run = self.folder / f"run-{len(before)}"
+                process, _ = self.begin([*before, os.environ["LOCKSTEP"], *self.words(run, *ENDLESS)])
+                until = time.monotonic() + 10
+                while not listed(process.pid, "SigBlk", signal.SIGUSR1):
+                    self.assertIsNone(process.poll())
+                    self.assertLess(time.monotonic(), until, "the signal is held")
+                self.assertFalse(listed(process.pid, "SigCgt", signal.SIGUSR1))
+                process.send_signal(signal.SIGUSR1)
+                self.assertEqual(process.wait(20), 85)
+                self.assertEqual(self.metrics(run, "end")[0]["step"], 2)
+
+    def test_a_signal_held_for_a_command_without_anything_to_save_ends_it(self):
+        process, _ = self.begin(["env", "--block-signal=USR1", os.environ["LOCKSTEP"], "info", "/proc/self/fd/0"])
+        process.send_signal(signal.SIGUSR1)
+        self.assertEqual(process.wait(20), -signal.SIGUSR1)
 
     def test_a_request_to_a_rank_that_still_waits_for_another_to_start_is_kept(self):
         run = self.folder / "run"
