@@ -15,7 +15,8 @@ namespace lockstep {
 /// Format: docs/tensorboard-events.md (TFRecord framing with masked CRC-32C; Event messages of
 /// tensorboard/compat/proto/event.proto). Each event is one write(2) of whole records, so a reader sees it at once and
 /// a crash tears at most the last one. Local, not thread-safe. Throws Error (ExitCode::io) naming the file when a write
-/// fails; the event is then kept and written before the next one, or by flush().
+/// fails; the event is then kept and written before the next one, or by flush(). Throws Error (ExitCode::internal) for
+/// a tag that is not UTF-8, because TensorBoard cannot read a file that holds one; nothing is written then.
 class EventWriter {
  public:
   explicit EventWriter(const std::string& folder);

@@ -9,9 +9,11 @@
 #include <filesystem>
 #include <string_view>
 
+#include "lockstep/error.h"
 #include "log/patient_file.h"
 #include "store/crc32.h"
 #include "store/files.h"
+#include "store/utf8.h"
 
 namespace lockstep {
 namespace {
@@ -122,6 +124,10 @@ EventWriter::~EventWriter() = default;
 EventWriter::EventWriter(EventWriter&&) noexcept = default;
 
 void EventWriter::scalar(const std::string& tag, int64_t step, double value) {
+  if (!is_utf8(tag)) {  // TensorBoard would read nothing more of the file
+    throw Error(ExitCode::internal, fmt::format("the tag \"{}\" for {} is not UTF-8", escaped(tag), path()),
+                "give the tag in UTF-8");
+  }
   impl_->file.append(framed(scalar_event(tag, step, value)));
 }
 

@@ -17,6 +17,7 @@
 #include "lockstep/error.h"
 #include "store/row_major.h"
 #include "store/safetensors_header.h"
+#include "store/utf8.h"
 
 namespace lockstep {
 namespace {
@@ -50,12 +51,11 @@ uint64_t length_of_header(std::string_view bytes) {
 }
 
 std::string quoted(const std::string& text) {
-  try {
-    return nlohmann::json(text).dump();
-  } catch (const nlohmann::json::type_error&) {
-    throw Error(ExitCode::internal, fmt::format("the text \"{}\" for a safetensors file is not UTF-8", shown(text)),
+  if (!is_utf8(text)) {
+    throw Error(ExitCode::internal, fmt::format("the text \"{}\" for a safetensors file is not UTF-8", escaped(text)),
                 "give text in UTF-8");
   }
+  return nlohmann::json(text).dump();
 }
 
 // `"NAME": ` for a header, each name once.
@@ -130,7 +130,10 @@ std::vector<std::size_t> order_of_data(const NamedTensors& tensors) {
 
 SafetensorsPieces safetensors_pieces(const NamedTensors& tensors, const Metadata& metadata, std::size_t alignment) {
   NamedTensors flat, ordered;
-  for (const auto& [name, tensor] : tensors) flat.emplace_back(name, flat_on_host(name, tensor));
+  for (const auto& [name, tensor] : tensors) {
+    if (tensor.defined()) type_name(name, tensor.scalar_type());  // throws if it has none
+    flat.emplace_back(name, flat_on_host(name, tensor));
+  }
   for (const std::size_t i : order_of_data(flat)) ordered.push_back(flat[i]);
 
   Keys texts, names;

@@ -14,6 +14,7 @@
 #include "lockstep/error.h"
 #include "lockstep/model.h"
 #include "store/files.h"
+#include "store/utf8.h"
 #include "train/nearest.h"
 #include "train/recipes.h"
 
@@ -257,7 +258,7 @@ std::string toml_text(const std::string& text) {
 
 std::string read_recipe(const std::string& path) {
   std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) {
+  if (!std::filesystem::exists(path, error) && !error) {
     throw Error(ExitCode::missing, fmt::format("no recipe file {}", path),
                 fmt::format("give a file, or one of: {}", fmt::join(recipe_names(), ", ")));
   }
@@ -298,6 +299,14 @@ bool knows_setting(const std::string& name) {
 }
 
 void check_settings(const Settings& settings) {
+  for (const Info& info : infos()) {
+    const auto* member = std::get_if<std::string Settings::*>(&info.member);
+    if (member == nullptr || is_utf8(settings.**member)) continue;
+    throw Error(
+        ExitCode::usage,
+        fmt::format("{} = \"{}\" is not UTF-8, so config.toml cannot hold it", info.name, escaped(settings.**member)),
+        "rename it, or give a symbolic link whose name is UTF-8");
+  }
   if (settings.optim_nesterov && settings.optim_momentum <= 0) {
     throw Error(ExitCode::usage, "optim.nesterov needs a momentum", "set optim.momentum above 0, for instance 0.9");
   }

@@ -166,6 +166,17 @@ TEST(EventWriter, KeepsWhatIsNotFinite) {
   EXPECT_TRUE(std::isinf(read.at(2).value));  // a float holds no more
 }
 
+// TensorBoard reads nothing of a file that holds one such tag.
+TEST(EventWriter, RefusesATagThatIsNotUtf8AndWritesNothingOfIt) {
+  TemporaryFolder folder;
+  EventWriter events(folder.path());
+  events.scalar("café", 1, 1);
+  expect_error(ExitCode::internal, {"caf\\xe9", events.path(), "UTF-8"}, [&] { events.scalar("caf\xe9", 2, 1); });
+  events.scalar("after", 3, 1);
+  ASSERT_EQ(scalars(events.path()).size(), 2u);
+  EXPECT_EQ(scalars(events.path())[1].tag, "after");
+}
+
 TEST(EventWriter, AnEventIsInTheFileAtOnce) {
   TemporaryFolder folder;
   EventWriter events(folder.path());

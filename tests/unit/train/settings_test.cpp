@@ -90,6 +90,15 @@ TEST(Settings, AMissingFileIsAMissingInput) {
   message_of([] { load_recipe("no/such.toml"); }, ExitCode::missing);
 }
 
+TEST(Settings, ATextThatConfigTomlCouldNotHoldIsRefused) {
+  Settings settings;
+  settings.data_dir =
+      "donn\xe9"
+      "es";
+  EXPECT_NE(message_of([&] { check_settings(settings); }).find("data.dir = \"donn\\xe9es\" is not UTF-8"),
+            std::string::npos);
+}
+
 TEST(Settings, NesterovWantsMomentum) {
   Settings settings;
   apply_setting(settings, "optim.nesterov=true");
