@@ -16,6 +16,7 @@
 #include "train/batches.h"
 #include "train/device_path.h"
 #include "train/tta.h"
+#include "world/last_words.h"
 
 namespace lockstep {
 namespace {
@@ -67,7 +68,7 @@ void print_json(const std::string& weights, const Cifar10& data, const Evaluatio
   for (size_t i = 0; i < 10; ++i) {
     json["classes"][Cifar10::kClasses[i]] = {{"correct", result.class_correct[i]}, {"images", result.class_images[i]}};
   }
-  fmt::print("{}\n", json.dump());
+  fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
 }  // namespace
@@ -83,6 +84,7 @@ int evaluate_command(const Words& words) {
     std::shared_ptr<Net> net;
     std::optional<Cifar10> data;
     Target target;
+    std::string note;
     bool json = false;
     DeviceWish device = DeviceWish::cpu;
     world.together([&] {
@@ -108,8 +110,9 @@ int evaluate_command(const Words& words) {
       world.set_threads((*flags)["threads"].as<int>());
       data = Cifar10::open(Cifar10::find(data_folder(target.settings.data_dir)), Cifar10::Split::test);
       net = make_net(target.settings.model_name);
-      load_state_dict(*net, load_weights(target.weights), target.weights);
+      note = load_state_dict(*net, load_weights(target.weights), target.weights);
     });
+    if (world.rank() == 0 && !note.empty()) print_warning(note, "");
     world.choose_device(device);
     const Settings& settings = target.settings;
     set_up_device(settings);

@@ -2,21 +2,28 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/as_strided.h>
+#include <ATen/ops/conj_physical.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/neg.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
+#include <string_view>
 #include <unordered_map>
 #include <variant>
+
+#include "store/pickle_code.h"
+#include "store/storage_types.h"
 
 namespace lockstep {
 namespace {
 
 struct None {};
-struct Opaque {};  // a number or flag that no tensor needs
+struct Opaque {};  // a number that no tensor needs
 struct Global {
-  std::string name;  // "module class"
+  std::string name;  // "module.class"
 };
 struct Storage {
   std::string key;
@@ -28,8 +35,9 @@ using Items = std::vector<Value>;
 struct Dict {
   std::vector<std::pair<Value, Value>> entries;
 };
+
 // Lists, tuples and dicts belong to the machine, so that neither a cycle nor deep nesting is a trouble when they go.
-struct Value : std::variant<None, Opaque, int64_t, std::string, Global, Storage, at::Tensor, Items*, Dict*> {
+struct Value : std::variant<None, Opaque, bool, int64_t, std::string, Global, Storage, at::Tensor, Items*, Dict*> {
   using variant::variant;
 };
 
@@ -42,15 +50,18 @@ const T& as(const Value& value, const char* what) {
 
 const Items& items_of(const Value& value, const char* what) { return *as<Items*>(value, what); }
 
-at::ScalarType type_of_storage(const std::string& name) {
-  static const std::unordered_map<std::string, at::ScalarType> types = {
-      {"torch FloatStorage", at::kFloat},       {"torch DoubleStorage", at::kDouble}, {"torch HalfStorage", at::kHalf},
-      {"torch BFloat16Storage", at::kBFloat16}, {"torch LongStorage", at::kLong},     {"torch IntStorage", at::kInt},
-      {"torch ShortStorage", at::kShort},       {"torch CharStorage", at::kChar},     {"torch ByteStorage", at::kByte},
-      {"torch BoolStorage", at::kBool}};
-  const auto found = types.find(name);
-  if (found == types.end()) throw Malformed(fmt::format("it holds numbers of an unknown type ({})", name));
-  return found->second;
+// What was a mark on the tensor when it was saved, and not in its bytes: torch._utils.set_tensor_metadata.
+at::Tensor resolved(at::Tensor tensor, const Dict& marks) {
+  for (const auto& [key, value] : marks.entries) {
+    const auto& mark = as<std::string>(key, "the name of a mark");
+    const bool on = as<bool>(value, "a mark");
+    if (mark != "neg" && mark != "conj") throw Malformed(fmt::format("a tensor has the unknown mark {}", mark));
+    if (on && (mark == "neg" ? tensor.scalar_type() == at::kBool : !tensor.is_complex())) {
+      throw Malformed(fmt::format("a tensor of type {} has the mark {}", c10::toString(tensor.scalar_type()), mark));
+    }
+    if (on) tensor = mark == "neg" ? at::neg(tensor) : at::conj_physical(tensor);
+  }
+  return tensor;
 }
 
 // The stack machine of pickle.
@@ -60,10 +71,6 @@ class Machine {
   Value run();
 
  private:
-  std::string_view take(uint64_t size);
-  std::string line();
-  uint64_t number(unsigned size);
-
   Value pop();
   Items pop_to_mark();
   Value& top();
@@ -76,11 +83,11 @@ class Machine {
 
   Value reduce(const Global& function, const Items& arguments);
   Storage storage(const Items& id) const;
-  at::Tensor tensor(const Items& arguments);
+  at::Tensor tensor(const Items& arguments, bool typed_storage);
   at::Tensor storage_values(const Storage& storage);
 
   const ZipReader& archive_;
-  std::string_view code_;
+  PickleCode code_;
   Items stack_;
   std::deque<Items> items_;
   std::deque<Dict> dicts_;
@@ -88,28 +95,6 @@ class Machine {
   std::unordered_map<uint64_t, Value> memo_;
   std::unordered_map<std::string, at::Tensor> storages_;
 };
-
-std::string_view Machine::take(uint64_t size) {
-  if (size > code_.size()) throw Malformed("its pickle ends too early");
-  const std::string_view taken = code_.substr(0, size);
-  code_.remove_prefix(size);
-  return taken;
-}
-
-std::string Machine::line() {
-  const std::size_t end = code_.find('\n');
-  if (end == std::string_view::npos) throw Malformed("its pickle ends too early");
-  std::string text(take(end));
-  take(1);
-  return text;
-}
-
-uint64_t Machine::number(unsigned size) {
-  uint64_t value = 0;
-  const std::string_view digits = take(size);
-  for (unsigned i = 0; i < size; ++i) value |= uint64_t{static_cast<uint8_t>(digits[i])} << 8 * i;
-  return value;
-}
 
 Value& Machine::top() {
   if (stack_.empty() || (!marks_.empty() && stack_.size() == marks_.back()))
@@ -159,9 +144,9 @@ void Machine::append_items(Items items) {
 
 Value Machine::run() {
   for (;;) {
-    switch (const auto opcode = static_cast<uint8_t>(take(1)[0])) {
+    switch (const auto opcode = static_cast<uint8_t>(code_.take(1)[0])) {
       case 0x80:  // PROTO
-        take(1);
+        code_.take(1);
         break;
       case '.':  // STOP
         return pop();
@@ -173,31 +158,31 @@ Value Machine::run() {
         break;
       case 0x88:  // NEWTRUE
       case 0x89:  // NEWFALSE
-        stack_.emplace_back(Opaque{});
+        stack_.emplace_back(opcode == 0x88);
         break;
       case 'K':  // BININT1
-        stack_.emplace_back(static_cast<int64_t>(number(1)));
+        stack_.emplace_back(static_cast<int64_t>(code_.number(1)));
         break;
       case 'M':  // BININT2
-        stack_.emplace_back(static_cast<int64_t>(number(2)));
+        stack_.emplace_back(static_cast<int64_t>(code_.number(2)));
         break;
       case 'J':  // BININT
-        stack_.emplace_back(int64_t{static_cast<int32_t>(number(4))});
+        stack_.emplace_back(int64_t{static_cast<int32_t>(code_.number(4))});
         break;
       case 0x8a: {  // LONG1
-        const auto size = static_cast<unsigned>(number(1));
+        const auto size = static_cast<unsigned>(code_.number(1));
         if (size > 8) throw Malformed("it holds a number of more than 64 bits");
-        const uint64_t raw = number(size);
+        const uint64_t raw = code_.number(size);
         const unsigned unused = 64 - 8 * size;
         stack_.emplace_back(size == 0 ? int64_t{0} : static_cast<int64_t>(raw << unused) >> unused);
         break;
       }
       case 'G':  // BINFLOAT
-        take(8);
+        code_.take(8);
         stack_.emplace_back(Opaque{});
         break;
       case 'X':  // BINUNICODE
-        stack_.emplace_back(std::string(take(number(4))));
+        stack_.emplace_back(std::string(code_.take(code_.number(4))));
         break;
       case ')':  // EMPTY_TUPLE
       case ']':  // EMPTY_LIST
@@ -219,16 +204,16 @@ Value Machine::run() {
         push_items(pop_to_mark());
         break;
       case 'q':  // BINPUT
-        put_memo(number(1));
+        put_memo(code_.number(1));
         break;
       case 'r':  // LONG_BINPUT
-        put_memo(number(4));
+        put_memo(code_.number(4));
         break;
       case 'h':  // BINGET
-        get_memo(number(1));
+        get_memo(code_.number(1));
         break;
       case 'j':  // LONG_BINGET
-        get_memo(number(4));
+        get_memo(code_.number(4));
         break;
       case 'a':  // APPEND
         append_items({pop()});
@@ -246,8 +231,8 @@ Value Machine::run() {
         break;
       }
       case 'c': {  // GLOBAL
-        std::string name = line();
-        name += ' ' + line();
+        std::string name = code_.line();
+        name += '.' + code_.line();
         stack_.emplace_back(Global{std::move(name)});
         break;
       }
@@ -267,6 +252,14 @@ Value Machine::run() {
         pop();
         as<Dict*>(top(), "a state_dict");
         break;
+      case 0x81: {  // NEWOBJ: Python would call the class
+        pop();
+        const Value made = pop();
+        const auto* type = std::get_if<Global>(&made);
+        throw Malformed(
+            fmt::format("it holds a whole pickled module or other object (Python class {}), not a dict of tensors",
+                        type == nullptr ? "?" : type->name));
+      }
       default:
         throw Malformed(fmt::format("it holds more than a dict of tensors (pickle opcode {:#04x})", opcode));
     }
@@ -275,10 +268,11 @@ Value Machine::run() {
 
 Value Machine::reduce(const Global& function, const Items& arguments) {
   const auto& name = function.name;
-  if (name == "collections OrderedDict" && arguments.empty()) return &dicts_.emplace_back();
-  if (name == "torch._utils _rebuild_tensor_v2") return tensor(arguments);
+  if (name == "collections.OrderedDict" && arguments.empty()) return &dicts_.emplace_back();
+  if (name == "torch._utils._rebuild_tensor_v2") return tensor(arguments, true);
+  if (name == "torch._utils._rebuild_tensor_v3") return tensor(arguments, false);
   // torch.nn.Parameter, and the type that C++'s pickle_save writes beside a dict
-  if ((name == "torch._utils _rebuild_parameter" || name == "torch.jit._pickle restore_type_tag") &&
+  if ((name == "torch._utils._rebuild_parameter" || name == "torch.jit._pickle.restore_type_tag") &&
       !arguments.empty()) {
     return arguments[0];
   }
@@ -306,15 +300,28 @@ at::Tensor Machine::storage_values(const Storage& storage) {
     throw Malformed(
         fmt::format("the storage {} holds {} bytes, expected {} numbers", storage.key, bytes.size(), storage.count));
   }
+  // To C++ a bool of another value is undefined.
+  if (storage.type == at::kBool && std::any_of(bytes.begin(), bytes.end(), [](char c) { return c & ~1; })) {
+    throw Malformed(fmt::format("the storage {} has bools that are neither 0 nor 1", storage.key));
+  }
   at::Tensor values = at::empty({storage.count}, storage.type);
   if (!bytes.empty()) std::memcpy(values.mutable_data_ptr(), bytes.data(), bytes.size());
   return storages_.emplace(storage.key, std::move(values)).first->second;
 }
 
-at::Tensor Machine::tensor(const Items& arguments) {
-  // (storage, offset, shape, strides, requires_grad, hooks)
-  if (arguments.size() < 4) throw Malformed("its pickle has a tensor of another form");
-  const at::Tensor values = storage_values(as<Storage>(arguments[0], "a storage"));
+at::Tensor Machine::tensor(const Items& arguments, bool typed_storage) {
+  // (storage, offset, shape, strides, requires_grad, hooks[, marks]); v3 has a type before the marks
+  const std::size_t before_marks = typed_storage ? 6 : 7;
+  if (arguments.size() < (typed_storage ? 4u : 7u) || arguments.size() > before_marks + 1) {
+    throw Malformed("its pickle has a tensor of another form");
+  }
+  at::Tensor values = storage_values(as<Storage>(arguments[0], "a storage"));
+  if (!typed_storage) {
+    const at::ScalarType type = type_without_storage(as<Global>(arguments[6], "a type").name);
+    if (values.scalar_type() != at::kByte) throw Malformed("a tensor of its own type has a storage of another");
+    const auto item = static_cast<int64_t>(c10::elementSize(type));
+    values = values.narrow(0, 0, values.numel() / item * item).view(type);
+  }
   const int64_t offset = as<int64_t>(arguments[1], "an offset");
   const auto integers = [](const Items& items) {
     std::vector<int64_t> result;
@@ -336,7 +343,21 @@ at::Tensor Machine::tensor(const Items& arguments) {
             (!__builtin_mul_overflow(shape[i] - 1, strides[i], &reach) && !__builtin_add_overflow(last, reach, &last)));
   }
   if (!fits || (count > 0 && last >= values.numel())) throw Malformed("a tensor reaches beyond its storage");
-  return at::as_strided(values, shape, strides, count > 0 ? offset : 0);
+  const at::Tensor result = at::as_strided(values, shape, strides, count > 0 ? offset : 0);
+  const bool marked = arguments.size() > before_marks && !std::holds_alternative<None>(arguments[before_marks]);
+  return marked ? resolved(result, *as<Dict*>(arguments[before_marks], "a tensor's marks")) : result;
+}
+
+// Of what a training script saves, {"epoch": …, "state_dict": {…}}: the entry that load_pth would take by itself.
+std::string where_tensors_are(const Dict& all) {
+  for (const auto& [key, value] : all.entries) {
+    const auto* name = std::get_if<std::string>(&key);
+    const auto* inner = std::get_if<Dict*>(&value);
+    if (name == nullptr || inner == nullptr || (*inner)->entries.empty()) continue;
+    if (!std::holds_alternative<at::Tensor>((*inner)->entries[0].second)) continue;
+    return fmt::format(", but its entry {0} is a dict of tensors: save ['{0}'] alone", *name);
+  }
+  return "";
 }
 
 }  // namespace
@@ -354,7 +375,8 @@ NamedTensors read_pickled_tensors(const ZipReader& archive) {
     const auto* name = std::get_if<std::string>(&key);
     if (name == nullptr) throw Malformed("a key of its dict is no text");
     const auto* tensor = std::get_if<at::Tensor>(&value);
-    if (tensor == nullptr) throw Malformed(fmt::format("its entry {} is no tensor", *name));
+    if (tensor == nullptr)
+      throw Malformed(fmt::format("its entry {} is no tensor{}", *name, where_tensors_are(**dict)));
     tensors.emplace_back(*name, *tensor);
   }
   return tensors;

@@ -8,8 +8,8 @@ namespace lockstep {
 
 /// The tensors of data.pkl in a .pth archive, in the order of the dict: a dict or OrderedDict (a state_dict) of names
 /// and tensors. Like Python's weights_only=True it makes nothing but plain values and tensors, so that a file cannot
-/// run code. Opcodes: Python's Lib/pickle.py, those that torch.save writes with its pickle protocol 2. Throws
-/// Malformed.
+/// run code. Negation and conjugation that were pending when a tensor was saved are done. Opcodes: Python's
+/// Lib/pickle.py, those that torch.save writes with its pickle protocol 2. Throws Malformed.
 NamedTensors read_pickled_tensors(const ZipReader& archive);
 
 }  // namespace lockstep

@@ -113,7 +113,10 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     return enter(Place::top);
   }
 
-  bool null() override { return unexpected("null"); }
+  bool null() override {
+    if (place_ == Place::top && name_ == kMetadataName) return true;  // as if there were none
+    return unexpected("null");
+  }
   bool boolean(bool) override { return unexpected("true or false"); }
   bool number_integer(number_integer_t) override { return unexpected("a negative number"); }
   bool number_float(number_float_t, const string_t&) override { return unexpected("a number that is not whole"); }

@@ -1,40 +1,36 @@
 #include "lockstep/weights.h"
 
 #include <ATen/core/Dict.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/core/ivalue.h>
 #include <caffe2/serialize/inline_container.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <torch/csrc/jit/serialization/pickler.h>
-#include <torch/nn/module.h>
 
 #include <map>
-#include <unordered_map>
 
 #include "lockstep/error.h"
 #include "store/checkpoint.h"
 #include "store/files.h"
+#include "store/foreign_file.h"
 #include "store/pickle_reader.h"
 #include "store/safetensors.h"
+#include "store/storage_types.h"
+#include "store/utf8.h"
 #include "store/zip_reader.h"
 
 namespace lockstep {
 namespace {
 
-void collect(const torch::nn::Module& module, const std::string& prefix, NamedTensors& tensors) {
-  for (const auto& item : module.named_parameters(/*recurse=*/false)) {
-    tensors.emplace_back(prefix + item.key(), item.value().detach());
-  }
-  for (const auto& item : module.named_buffers(/*recurse=*/false)) {
-    tensors.emplace_back(prefix + item.key(), item.value().detach());
-  }
-  for (const auto& child : module.named_children()) collect(*child.value(), prefix + child.key() + ".", tensors);
-}
-
 // A tensor alone in its storage, which is what a pickle saves: the storage, not the view.
-at::Tensor alone(const at::Tensor& tensor) {
-  at::Tensor flat = tensor.detach().cpu().contiguous();
+at::Tensor alone(const std::string& name, const at::Tensor& tensor) {
+  if (tensor.defined() && !has_storage_class(tensor.scalar_type())) {
+    throw Error(
+        ExitCode::internal,
+        fmt::format("the tensor {} is of type {}, for which a .pth file has no storage class", name,
+                    c10::toString(tensor.scalar_type())),
+        tensor.is_quantized() ? "save what its dequantize() gives" : "convert it first, or use save_safetensors");
+  }
+  at::Tensor flat = flat_on_host(name, tensor);
   if (flat.storage().nbytes() != flat.nbytes()) flat = flat.clone();
   return flat;
 }
@@ -42,8 +38,12 @@ at::Tensor alone(const at::Tensor& tensor) {
 std::string pth_bytes(const NamedTensors& tensors) {
   c10::Dict<std::string, at::Tensor> dict;
   for (const auto& [name, tensor] : tensors) {
-    if (!dict.insert(name, alone(tensor)).second) {
-      throw Error(ExitCode::internal, fmt::format("two tensors are named {}", name));
+    if (!is_utf8(name)) {  // Python could not read the pickle
+      throw Error(ExitCode::internal, fmt::format("the name \"{}\" for a .pth file is not UTF-8", escaped(name)),
+                  "give names in UTF-8");
+    }
+    if (!dict.insert(name, alone(name, tensor)).second) {
+      throw Error(ExitCode::internal, fmt::format("two tensors are named {}", name), "give each its own name");
     }
   }
   std::string pickle;
@@ -96,6 +96,7 @@ Error unreadable(const std::string& path, const Malformed& problem, std::string 
 }
 
 NamedTensors read_pth(const std::string& path, const std::string& bytes) {
+  if (const auto foreign = foreign_file(path, bytes)) throw unreadable(path, Malformed(foreign->what), foreign->hint);
   try {
     return read_pickled_tensors(ZipReader(bytes));
   } catch (const Malformed& problem) {
@@ -104,40 +105,6 @@ NamedTensors read_pth(const std::string& path, const std::string& bytes) {
 }
 
 }  // namespace
-
-NamedTensors state_dict(const torch::nn::Module& module) {
-  NamedTensors tensors;
-  collect(module, "", tensors);
-  return tensors;
-}
-
-void load_state_dict(torch::nn::Module& module, const NamedTensors& tensors, const std::string& where) {
-  const std::string hint = "these are weights of another network; check model.name";
-  std::unordered_map<std::string, at::Tensor> given(tensors.begin(), tensors.end());
-  const NamedTensors own = state_dict(module);
-  for (const auto& [name, tensor] : own) {
-    const auto found = given.find(name);
-    if (found == given.end()) throw Error(ExitCode::damaged, fmt::format("{} lacks the tensor {}", where, name), hint);
-    if (found->second.sizes() != tensor.sizes()) {
-      throw Error(ExitCode::damaged,
-                  fmt::format("{}: the tensor {} has the shape [{}], expected [{}]", where, name,
-                              fmt::join(found->second.sizes(), ", "), fmt::join(tensor.sizes(), ", ")),
-                  hint);
-    }
-  }
-  if (given.size() > own.size()) {
-    for (const auto& [name, tensor] : own) given.erase(name);
-    for (const auto& [name, tensor] : tensors) {
-      if (!given.contains(name)) continue;
-      throw Error(ExitCode::damaged, fmt::format("{} holds the unexpected tensor {}", where, name), hint);
-    }
-  }
-  const at::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : own) {
-    at::Tensor target = tensor;  // shares the module's storage
-    target.copy_(given.at(name));
-  }
-}
 
 void save_pth(const std::string& path, const NamedTensors& tensors) { write_durably(path, pth_bytes(tensors)); }
 
@@ -151,7 +118,7 @@ NamedTensors load_weights(const std::string& path) {
   const std::string bytes = read_file(path);
   // Where the JSON of a safetensors file begins, a zip archive has a number that is never '{': how it is compressed.
   const bool safetensors = bytes.size() > 8 && bytes[8] == '{';
-  if (!safetensors && bytes.starts_with("PK")) return read_pth(path, bytes);
+  if (!safetensors && (bytes.starts_with("PK") || foreign_file(path, bytes))) return read_pth(path, bytes);
   try {
     if (!safetensors) throw Malformed("it is neither a .pth archive nor a safetensors file");
     const SafetensorsView view = view_safetensors(bytes);

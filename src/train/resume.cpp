@@ -14,6 +14,7 @@
 #include "lockstep/world.h"
 #include "store/checkpoint_folder.h"
 #include "store/files.h"
+#include "store/foreign_file.h"
 
 namespace lockstep {
 namespace {
@@ -46,9 +47,25 @@ Read read_named(const std::string& path) {
   if (folder.filename() == "checkpoints") {
     read.run = folder.parent_path().empty() ? "." : folder.parent_path().string();
   }
+  const std::string bytes = read_file(path);
   try {
-    read.content = read_checkpoint(read_file(path));
+    read.content = read_checkpoint(bytes);
   } catch (const Malformed& problem) {
+    if (const std::string kind = kind_of_weights(bytes); !kind.empty()) {
+      std::error_code error;
+      const std::string run = folder.empty() ? "." : folder.string();
+      throw Error(ExitCode::usage,
+                  fmt::format("{} is {} and no checkpoint: a run cannot go on without its step and optimizer state",
+                              path, kind),
+                  fs::is_directory(checkpoints_of(run), error)
+                      ? fmt::format("`--resume '{}'` goes on from that run's newest checkpoint", run)
+                      : fmt::format("--resume takes a run folder or a file of its checkpoints/; `lockstep evaluate "
+                                    "'{}'` tests these weights",
+                                    path));
+    }
+    if (const auto foreign = foreign_file(path, bytes)) {
+      throw Error(ExitCode::damaged, fmt::format("{} is no checkpoint: {}", path, foreign->what), foreign->hint);
+    }
     throw Error(ExitCode::damaged, fmt::format("{} is not a good checkpoint: {}", path, problem.what()),
                 "--resume with the run's folder takes its newest checkpoint that verifies");
   }

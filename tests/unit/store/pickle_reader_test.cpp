@@ -34,10 +34,12 @@ std::string storage(const std::string& key, int64_t count, const std::string& ty
   return "(" + text("storage") + global("torch", type) + text(key) + text("cpu") + integer(count) + "tQ";
 }
 std::string tensor(const std::string& storage_code, int64_t offset, const std::vector<int64_t>& shape,
-                   const std::vector<int64_t>& strides) {
-  return global("torch._utils", "_rebuild_tensor_v2") + "(" + storage_code + integer(offset) + tuple(shape) +
-         tuple(strides) + "\x89" + global("collections", "OrderedDict") + ")RtR";
+                   const std::vector<int64_t>& strides, const std::string& more = "",
+                   const std::string& rebuild = "_rebuild_tensor_v2") {
+  return global("torch._utils", rebuild) + "(" + storage_code + integer(offset) + tuple(shape) + tuple(strides) +
+         "\x89" + global("collections", "OrderedDict") + ")R" + more + "tR";
 }
+std::string mark(const std::string& name) { return "}" + text(name) + "\x88s"; }
 std::string plain_dict(const std::string& items) { return "\x80\x02}(" + items + "u."; }
 
 // An archive with this pickle and the storage "0" of the numbers 0 to 11.
@@ -99,6 +101,51 @@ TEST(PickleReader, ReadsParametersAndStridedViewsOfOneStorage) {
   EXPECT_TRUE(at::equal(tensors[1].second, tensors[0].second.view({3, 4}).t()));
 }
 
+// A view that torch.save found negated or conjugated: the numbers are not yet what the tensor is.
+TEST(PickleReader, NegatesAndConjugatesWhatIsMarkedSo) {
+  const auto of = [](const std::string& type, int64_t count, const std::string& marks) {
+    return read(plain_dict(text("w") + tensor(storage("0", count, type), 1, {2}, {1}, marks)))[0].second;
+  };
+  EXPECT_TRUE(at::equal(of("FloatStorage", 12, mark("neg")), at::tensor({-1.0f, -2.0f})));
+  EXPECT_TRUE(at::equal(of("FloatStorage", 12, "}" + text("neg") + "\x89s"), at::tensor({1.0f, 2.0f})));
+  EXPECT_TRUE(at::equal(of("FloatStorage", 12, "N"), at::tensor({1.0f, 2.0f})));
+  const std::vector<c10::complex<float>> conjugated = {{2, -3}, {4, -5}};
+  EXPECT_TRUE(at::equal(of("ComplexFloatStorage", 6, mark("conj")), at::tensor(conjugated)));
+  EXPECT_FALSE(of("ComplexFloatStorage", 6, mark("conj")).is_conj());
+}
+
+TEST(PickleReader, RefusesMarksThatItDoesNotKnow) {
+  const auto expect = [](const std::string& words, const std::string& type, const std::string& marks) {
+    const int64_t count = type == "BoolStorage" ? 48 : 12;
+    expect_malformed(words, plain_dict(text("w") + tensor(storage("0", count, type), 0, {0}, {1}, marks)));
+  };
+  expect("unknown mark sparse", "FloatStorage", mark("sparse"));
+  expect("type Float has the mark conj", "FloatStorage", mark("conj"));
+  expect("in place of a mark", "FloatStorage", "}" + text("neg") + "K\1s");
+  expect("in place of a tensor's marks", "FloatStorage", "K\1");
+  expect("another form", "FloatStorage", mark("neg") + mark("neg"));
+}
+
+// Types without a storage class: the storage is of bytes, and the tensor says its type.
+TEST(PickleReader, ReadsTypesThatHaveNoStorageClass) {
+  const std::string bytes =
+      "(" + text("storage") + global("torch.storage", "UntypedStorage") + text("0") + text("cpu") + integer(48) + "tQ";
+  const auto of = [&](const std::string& type, int64_t offset, const std::string& marks = "") {
+    return plain_dict(text("w") + tensor(bytes, offset, {2}, {1}, global("torch", type) + marks, "_rebuild_tensor_v3"));
+  };
+  const at::Tensor words = read(of("uint16", 22))[0].second;  // of 11.0f, 0x41300000
+  EXPECT_EQ(words.scalar_type(), at::kUInt16);
+  EXPECT_EQ(static_cast<const uint16_t*>(words.const_data_ptr())[1], 0x4130);
+  EXPECT_EQ(read(of("float8_e5m2", 0))[0].second.scalar_type(), at::kFloat8_e5m2);
+  EXPECT_EQ(read(of("complex32", 0, mark("conj")))[0].second.scalar_type(), at::kComplexHalf);
+  expect_malformed("beyond its storage", of("uint16", 23));
+  expect_malformed("unknown type (torch.int3)", of("int3", 0));
+}
+
+TEST(PickleReader, RefusesBoolsOfOtherValues) {
+  expect_malformed("neither 0 nor 1", plain_dict(text("w") + tensor(storage("0", 48, "BoolStorage"), 0, {1}, {1})));
+}
+
 TEST(PickleReader, RefusesATensorBeyondItsStorage) {
   const auto expect = [](int64_t offset, std::vector<int64_t> shape, std::vector<int64_t> strides) {
     expect_malformed("beyond its storage", plain_dict(text("w") + tensor(storage("0", 12), offset, shape, strides)));
@@ -124,15 +171,20 @@ TEST(PickleReader, RefusesAStorageThatIsNotThere) {
 }
 
 TEST(PickleReader, RunsNothing) {
-  expect_malformed("os system", "\x80\x02" + global("os", "system") + "(" + text("true") + "tR.");
-  expect_malformed("builtins eval", plain_dict(text("w") + global("builtins", "eval") + "(" + text("1") + "tR"));
+  expect_malformed("os.system", "\x80\x02" + global("os", "system") + "(" + text("true") + "tR.");
+  expect_malformed("builtins.eval", plain_dict(text("w") + global("builtins", "eval") + "(" + text("1") + "tR"));
 }
 
 TEST(PickleReader, SaysWhatIsNoTensor) {
   expect_malformed("entry epoch is no tensor", plain_dict(text("epoch") + integer(3)));
   expect_malformed("no text", plain_dict(integer(3) + integer(3)));
   expect_malformed("no dict", "\x80\x02K\1.");
-  expect_malformed("more than a dict", "\x80\x02\x81.");
+  expect_malformed("more than a dict", "\x80\x02\x92.");
+  expect_malformed("module or other object (Python class models.Net)", "\x80\x02" + global("models", "Net") + ")\x81.");
+  expect_malformed("stack is empty", "\x80\x02\x81.");
+  expect_malformed("epoch is no tensor, but its entry state_dict is a dict of tensors",
+                   plain_dict(text("epoch") + integer(3) + text("state_dict") + "}" + text("w") +
+                              tensor(storage("0", 12), 0, {1}, {1}) + "s"));
 }
 
 TEST(PickleReader, RefusesAPickleThatMakesNoSense) {

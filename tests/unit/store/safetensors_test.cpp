@@ -164,6 +164,11 @@ void expect_malformed_file(const std::string& words, const std::string& bytes) {
   }
 }
 
+TEST(Safetensors, MetadataThatIsNullIsNone) {
+  const Safetensors read = read_safetensors(file_of(R"({"__metadata__":null})"));
+  EXPECT_TRUE(read.tensors.empty() && read.metadata.empty());
+}
+
 TEST(Safetensors, RefusesAFileThatIsNoneOrEndsEarly) {
   expect_malformed_file("too short", "");
   expect_malformed_file("too short", "1234567");
@@ -195,7 +200,8 @@ TEST(Safetensors, RefusesAHeaderThatIsNotTheFormatsJson) {
     expect_malformed_file("where none belongs, at a", file_of("{\"a\":" + value + "}"));
     if (value[0] != '"')
       expect_malformed_file("where none belongs", file_of("{\"__metadata__\":{\"k\":" + value + "}}"));
-    expect_malformed_file("where none belongs, at __metadata__", file_of("{\"__metadata__\":" + value + "}"));
+    if (value != "null")
+      expect_malformed_file("where none belongs, at __metadata__", file_of("{\"__metadata__\":" + value + "}"));
   }
   expect_malformed_file("where none belongs", file_of(R"({"__metadata__":{"k":{}}})"));
 }

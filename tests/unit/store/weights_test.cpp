@@ -1,9 +1,13 @@
 #include "lockstep/weights.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_neg_view.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/imag.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/quantize_per_tensor.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
@@ -12,6 +16,8 @@
 #include <torch/nn/modules/linear.h>
 
 #include <algorithm>
+#include <initializer_list>
+#include <utility>
 
 #include "../expect_error.h"
 #include "../temporary_folder.h"
@@ -83,6 +89,57 @@ TEST(LoadStateDict, NamesWhatDoesNotFitAndChangesNothing) {
   EXPECT_TRUE(at::equal(net.inner->weight, before));
 }
 
+NamedTensors renamed(const NamedTensors& tensors, const std::string& prefix) {
+  NamedTensors all;
+  for (const auto& [name, tensor] : tensors) all.emplace_back(prefix + name, tensor);
+  return all;
+}
+
+// DistributedDataParallel, torch.compile, both, and torch.optim.swa_utils.AveragedModel.
+TEST(LoadStateDict, TakesNamesWithoutThePrefixThatAWrapperGaveThem) {
+  for (const std::string prefix : {"module.", "_orig_mod.", "_orig_mod.module.", "ema."}) {
+    Small from, to;
+    NamedTensors given = renamed(state_dict(from), prefix);
+    if (prefix == "module.") given.emplace_back("n_averaged", at::zeros({}, at::kLong));
+    const std::string note = load_state_dict(to, given, "a.pth");
+    EXPECT_THAT(note, ::testing::AllOf(::testing::HasSubstr("a.pth"), ::testing::HasSubstr("'" + prefix + "'")));
+    EXPECT_TRUE(at::equal(to.inner->weight, from.inner->weight)) << prefix;
+  }
+  Small net;
+  EXPECT_EQ(load_state_dict(net, state_dict(Small()), "a.pth"), "");
+}
+
+TEST(LoadStateDict, TakesNoPrefixThatLeavesSomethingOver) {
+  Small net;
+  NamedTensors surplus = renamed(state_dict(Small()), "module.");
+  surplus.emplace_back("module.more", at::ones({1}));
+  expect_error(ExitCode::damaged, {"lacks the tensor scale", "module.scale"},
+               [&] { load_state_dict(net, surplus, "a.pth"); });
+  NamedTensors mixed = renamed(state_dict(Small()), "module.");
+  mixed[3].first = "norm.bias";
+  expect_error(ExitCode::damaged, {"lacks the tensor scale"}, [&] { load_state_dict(net, mixed, "a.pth"); });
+  expect_error(ExitCode::damaged, {"unexpected", "n_averaged"}, [&] {
+    NamedTensors counted = state_dict(Small());
+    counted.emplace_back("n_averaged", at::zeros({}, at::kLong));
+    load_state_dict(net, counted, "a.pth");
+  });
+}
+
+TEST(LoadStateDict, KeepsNumBatchesTrackedWhereTheFileLacksIt) {
+  Small from, to;
+  to.norm->num_batches_tracked.fill_(7);
+  for (const std::string prefix : {"", "module."}) {
+    NamedTensors given = renamed(state_dict(from), prefix);
+    given.erase(given.begin() + 6);
+    load_state_dict(to, given, "a.pth");
+    EXPECT_EQ(to.norm->num_batches_tracked.item<int64_t>(), 7);
+    EXPECT_TRUE(at::equal(to.inner->weight, from.inner->weight));
+  }
+  NamedTensors lacking = state_dict(from);
+  lacking.erase(lacking.begin() + 5);
+  expect_error(ExitCode::damaged, {"norm.running_var"}, [&] { load_state_dict(to, lacking, "a.pth"); });
+}
+
 NamedTensors examples() {
   const at::Tensor large = at::randn({50, 100});
   return {{"float", at::randn({3, 4})},
@@ -93,6 +150,7 @@ NamedTensors examples() {
           {"int", at::arange(4, at::kInt)},
           {"byte", at::arange(4, at::kByte)},
           {"bool", at::ones({2}, at::kBool)},
+          {"complex", at::randn({3}, at::kComplexFloat)},
           {"scalar", at::ones({})},
           {"empty", at::zeros({0, 3})},
           {"column", large.narrow(1, 5, 1)},
@@ -129,6 +187,44 @@ TEST(Pth, SavesAViewWithoutTheStorageBehindIt) {
   TemporaryFolder folder;
   save_pth(folder / "view.pth", {{"row", at::zeros({1000, 1000})[3]}});
   EXPECT_LT(bytes_of(folder / "view.pth").size(), 10'000u);
+}
+
+TEST(Pth, WritesTheNumbersOfPendingNegationAndConjugation) {
+  TemporaryFolder folder;
+  const at::Tensor real = at::randn({5}), complex = at::randn({2, 3}, at::kComplexDouble);
+  const NamedTensors saved = {{"negated", at::_neg_view(real)},
+                              {"part", at::_neg_view(real).narrow(0, 1, 2)},
+                              {"conjugated", complex.conj()},
+                              {"imaginary", at::imag(complex.conj())}};
+  ASSERT_TRUE(saved[3].second.is_neg());
+  save_pth(folder / "w.pth", saved);
+  const NamedTensors loaded = load_pth(folder / "w.pth");
+  for (std::size_t i = 0; i < saved.size(); ++i) {
+    EXPECT_FALSE(loaded[i].second.is_neg() || loaded[i].second.is_conj());
+    EXPECT_TRUE(at::equal(loaded[i].second, saved[i].second)) << saved[i].first;
+  }
+  EXPECT_EQ(loaded[0].second[0].item<float>(), -real[0].item<float>());
+}
+
+// What it writes of these, neither load_pth nor torch.load could read.
+TEST(Pth, RefusesByNameWhatCannotBeReadBack) {
+  TemporaryFolder folder;
+  const auto refuse = [&](std::initializer_list<std::string> words, const std::string& name, const at::Tensor& tensor) {
+    expect_error(ExitCode::internal, words, [&] {
+      save_pth(folder / "w.pth", {{"good", at::ones({1})}, {name, tensor}});
+    });
+    EXPECT_EQ(folder.entries(), 0u);
+  };
+  for (const at::ScalarType type :
+       {at::kUInt16, at::kUInt32, at::kUInt64, at::kFloat8_e5m2, at::kFloat8_e4m3fn, at::kFloat8_e5m2fnuz,
+        at::kFloat8_e4m3fnuz, at::kFloat8_e8m0fnu, at::kComplexHalf}) {
+    refuse({"the tensor a.b", c10::toString(type)}, "a.b", at::empty({2}, type));
+  }
+  refuse({"the tensor q", "QInt8"}, "q", at::quantize_per_tensor(at::ones({2}), 0.1, 0, at::kQInt8));
+  refuse({"the tensor s", "not dense"}, "s", at::ones({2}).to_sparse());
+  refuse({"the tensor u", "undefined"}, "u", at::Tensor());
+  refuse({"caf\\xe9", "UTF-8"}, "caf\xe9", at::ones({1}));
+  refuse({"two tensors are named good"}, "good", at::ones({1}));
 }
 
 TEST(Pth, TheSameTensorsGiveTheSameBytes) {
@@ -244,6 +340,27 @@ TEST(LoadWeights, NoFlippedBitOfACheckpointGoesUnnoticed) {
     bytes[i] = static_cast<char>(bytes[i] ^ 1 << i % 8);
     put_file(folder / "c", bytes);
     expect_error(ExitCode::damaged, {folder / "c"}, [&] { load_weights(folder / "c"); });
+  }
+}
+
+TEST(LoadWeights, SaysWhatAFileOfAnotherProgramIs) {
+  TemporaryFolder folder;
+  const std::string path = folder / "a file.pth";
+  const std::pair<std::string, std::string> files[] = {
+      {std::string("\x80\x02\x8a\x0al\xfc\x9c"
+                   "F\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
+                   20),
+       "old format of torch.save"},
+      {std::string("\x80\x04\x95\x10\0\0\0\0\0\0\0}.", 13), "a Python pickle"},
+      {std::string("\x1f\x8b\x08\0\0\0\0\0\0\x03", 10), "compressed"},
+      {"version https://git-lfs.github.com/spec/v1\n", "Git LFS"},
+      {"<!DOCTYPE html>\n<html>", "a web page"},
+      {"\x89HDF\r\n\x1a\n", "HDF5"}};
+  for (const auto& [bytes, what] : files) {
+    put_file(path, bytes);
+    for (const auto load : {load_weights, load_pth}) {
+      expect_error(ExitCode::damaged, {path, what}, [&] { load(path); });
+    }
   }
 }
 
