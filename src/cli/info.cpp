@@ -2,21 +2,28 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "cli/options.h"
 #include "cli/target.h"
 #include "lockstep/error.h"
 #include "lockstep/weights.h"
 #include "log/text.h"
+#include "store/files.h"
 
 namespace lockstep {
 namespace {
 
 // The newest test line of a run; what is torn or foreign in the file is passed over.
 void print_last_test(const std::string& run) {
-  std::ifstream file(run + "/metrics.jsonl");
+  std::string text;
+  try {
+    text = read_file(run + "/metrics.jsonl");
+  } catch (const Error&) {  // there is none, or it cannot be read
+    return;
+  }
+  std::istringstream file(text);
   nlohmann::json last;
   for (std::string line; std::getline(file, line);) {
     nlohmann::json parsed = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "lockstep/error.h"
+#include "store/files.h"
 #include "train/run_folder.h"
 
 namespace lockstep {
@@ -21,6 +22,7 @@ Target find_target(const std::string& run_or_file) {
     const fs::path folder = fs::path(run_or_file).parent_path();
     target.run = folder.empty() ? "." : folder.string();
   } else {
+    if (error) throw file_error("read", run_or_file, error.value());
     throw Error(ExitCode::missing, fmt::format("no run folder or file {}", run_or_file),
                 "give a run folder or a file of weights");
   }

@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <new>
 #include <string>
 #include <string_view>
+
+#include "world/plain_error.h"
 
 namespace lockstep {
 namespace {
@@ -91,30 +92,18 @@ const Meaning kMeanings[] = {
      "run again; if it stays, run with CUDA_LAUNCH_BLOCKING=1 and report it with `lockstep --version`"},
 };
 
-// One line without PyTorch's addresses, and not too long.
-std::string one_line(std::string text) {
-  if (const size_t trace = text.find("\nException raised from"); trace != std::string::npos) text.resize(trace);
-  std::string line;
-  for (const char c : text) {
-    const char plain = c == '\n' || c == '\t' || c == '\r' ? ' ' : c;
-    if (plain != ' ' || (!line.empty() && line.back() != ' ')) line += plain;
-  }
-  while (!line.empty() && (line.back() == ' ' || line.back() == '.')) line.pop_back();
-  constexpr size_t kMost = 400;
-  if (line.size() > kMost) line = line.substr(0, kMost) + " …";
-  return line;
-}
-
 }  // namespace
 
 Error explain(const c10::Error& error) {
-  const std::string text = one_line(error.what_without_backtrace());
+  const Error plain = plain_error(error);
+  const std::string text = plain.what();
   std::string lower = text;
   std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
   const auto says = [&](std::string_view word) { return !word.empty() && lower.find(word) != std::string::npos; };
   const bool of_memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr;
   const bool of_device = dynamic_cast<const c10::AcceleratorError*>(&error) != nullptr;
   const bool of_ranks = dynamic_cast<const c10::DistError*>(&error) != nullptr;
+  if (plain.code() != ExitCode::internal) return plain;  // the host's memory
   // Texts of the CPU's part may hold such words by chance.
   if (of_memory || of_device || of_ranks || says("nccl") || says("cuda")) {
     for (const Meaning& meaning : kMeanings) {
@@ -129,7 +118,7 @@ Error explain(const c10::Error& error) {
         ExitCode::rank_lost, "the ranks could not reach each other: " + text,
         "a rank or its host was lost, or --interface must name the network on which the hosts reach each other");
   }
-  return Error(ExitCode::internal, text);
+  return plain;
 }
 
 Error current_error() {
@@ -139,10 +128,8 @@ Error current_error() {
     return error;
   } catch (const c10::Error& error) {
     return explain(error);
-  } catch (const std::bad_alloc&) {
-    return Error(ExitCode::internal, "out of memory", "use a smaller batch, or fewer ranks on a host");
   } catch (const std::exception& error) {
-    return Error(ExitCode::internal, error.what());
+    return plain_error(error);
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 
@@ -13,6 +12,7 @@
 #include <optional>
 #include <utility>
 
+#include "data/other_forms.h"
 #include "data/synthetic.h"
 #include "lockstep/augment.h"
 #include "lockstep/error.h"
@@ -33,6 +33,15 @@ std::string fetch_hint(const std::string& folder) {
                      folder);
 }
 
+Descriptor open_data(const std::string& path, const std::string& folder) {
+  try {
+    return open_regular(path);
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::missing) throw;
+    throw Error(ExitCode::missing, fmt::format("the data file {} is missing", path), fetch_hint(folder));
+  }
+}
+
 }  // namespace
 
 // A mapped file.
@@ -50,15 +59,9 @@ struct Cifar10::File {
 
 Cifar10::File::File(const std::string& name, const std::string& folder)
     : path((std::filesystem::path(folder) / name).string()) {
-  Descriptor file = open_file(path, O_RDONLY);
-  if (!file && (errno == ENOENT || errno == ENOTDIR)) {
-    throw Error(ExitCode::missing, fmt::format("the data file {} is missing", path), fetch_hint(folder));
-  }
+  Descriptor file = open_data(path, folder);
   struct stat status {};
-  if (!file || ::fstat(file.number(), &status) != 0) throw file_error("read", path, errno);
-  if (!S_ISREG(status.st_mode)) {
-    throw Error(ExitCode::io, fmt::format("cannot read {}: not a regular file", path), fetch_hint(folder));
-  }
+  if (::fstat(file.number(), &status) != 0) throw file_error("read", path, errno);
   size = status.st_size;
   if (size == 0) {
     throw Error(ExitCode::damaged,
@@ -104,11 +107,15 @@ int64_t Cifar10::File::check_records(const std::string& folder) const {
 std::string Cifar10::find(const std::string& dir) {
   const auto inner = std::filesystem::path(dir) / "cifar-10-batches-bin";
   for (const auto& folder : {std::filesystem::path(dir), inner}) {
-    std::error_code ignored;
-    if (std::filesystem::exists(folder / "data_batch_1.bin", ignored) ||
-        std::filesystem::exists(folder / "test_batch.bin", ignored)) {
-      return folder.string();
+    for (const char* name : {"data_batch_1.bin", "test_batch.bin"}) {
+      std::error_code error;
+      if (std::filesystem::exists(folder / name, error)) return folder.string();
+      if (error) throw file_error("read", (folder / name).string(), error.value());
     }
+  }
+  if (const auto other = look_for_other_forms(dir)) {
+    throw Error(ExitCode::missing, fmt::format("no CIFAR-10 files (data_batch_1.bin, …) in {}: {}", dir, other->what),
+                other->hint);
   }
   throw Error(
       ExitCode::missing, fmt::format("no CIFAR-10 files (data_batch_1.bin, …) in {} or {}", dir, inner.string()),

@@ -25,10 +25,15 @@ namespace fs = std::filesystem;
 constexpr const char* kSetFolder = "cifar-10-batches-bin";
 constexpr int kCurlCannotWrite = 23, kWgetFileError = 3;
 
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
 // A folder that vanishes with all it holds; so does its parent if it was made for it and nothing else is in it by then.
 class TemporaryFolder {
  public:
-  explicit TemporaryFolder(const fs::path& parent) : made_parent_(!fs::exists(parent)), parent_(parent) {
+  explicit TemporaryFolder(const fs::path& parent) : made_parent_(!is_there(parent)), parent_(parent) {
     make_folder(parent.string());
     std::string name = (parent / ".fetch-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw file_error("make a folder in", parent.string(), errno);

@@ -27,28 +27,17 @@ std::string folder_of(const std::string& path) {
   return folder.empty() ? "." : folder;
 }
 
-std::string hint_for(int error_number, const std::string& path) {
-  switch (error_number) {
-    case ENOSPC:
-    case EDQUOT:
-      return fmt::format("free some space (see `df -h '{}'`) or choose another folder", folder_of(path));
-    case EFBIG:
-      return "raise the limit on file sizes (see `ulimit -f`)";
-    case EACCES:
-    case EPERM:
-      return fmt::format("check the permissions (see `ls -ld '{}'`) or choose another folder", folder_of(path));
-    case EROFS:
-      return "the file system is mounted read-only; choose another folder";
-    case ENOENT:
-    case ENOTDIR:
-      return fmt::format("check that the folder {} exists", folder_of(path));
-    case EEXIST:
-      return "choose another name, or remove what is there";
-    case EISDIR:
-      return "this is a folder; give the name of a file";
-    default:
-      return "check the disk and its messages in the system log";
-  }
+// What a path leads to that is no regular file.
+const char* kind_of(mode_t mode) {
+  if (S_ISFIFO(mode)) return "a FIFO (named pipe)";
+  if (S_ISSOCK(mode)) return "a socket";
+  return S_ISDIR(mode) ? "a folder" : "a device";
+}
+
+Error not_regular(std::string_view doing, const std::string& path, mode_t mode) {
+  return Error(ExitCode::io, fmt::format("cannot {} {}: it is {}, not a regular file", doing, path, kind_of(mode)),
+               S_ISFIFO(mode) ? fmt::format("store what comes out of it in a file: `cat '{}' > FILE`", path)
+                              : "give the name of a regular file");
 }
 
 // False with errno when not every byte could be written.
@@ -105,9 +94,62 @@ std::pair<std::string, Descriptor> open_beside(const std::string& path) {
 
 }  // namespace
 
+std::string file_hint(int error_number, const std::string& path) {
+  const std::string folder = folder_of(path);
+  switch (error_number) {
+    case ENOSPC:
+      return fmt::format("free some space (see `df -h '{0}'` and `df -i '{0}'`) or choose another folder", folder);
+    case EDQUOT:
+      return "your quota is used up (see `quota -s`): free some space or choose another folder";
+    case EFBIG:
+      return "raise the limit on file sizes (see `ulimit -f`)";
+    case EACCES:
+    case EPERM:
+      return fmt::format("check the permissions (see `ls -ld '{}'`) or choose another folder", folder);
+    case EROFS:
+      return "the file system is mounted read-only; choose another folder";
+    case ENOENT:
+    case ENOTDIR:
+      return fmt::format("check that the folder {} exists", folder);
+    case EEXIST:
+      return "choose another name, or remove what is there";
+    case EISDIR:
+      return "this is a folder; give the name of a file";
+    case ENAMETOOLONG:
+      return "choose a shorter name: most file systems take 255 bytes for each part of a path";
+    case ELOOP:
+      return fmt::format("symbolic links lead in a circle (see `namei '{}'`); mend or remove them", path);
+    case EMFILE:
+      return "raise the limit on open files of a process (see `ulimit -n`)";
+    case ENFILE:
+      return "too many files are open on this host (see /proc/sys/fs/file-nr); end the processes that hold them";
+    case ENOMEM:
+      return "free memory on this host (see `free -h`), or raise the job's limit (`ulimit -v`; with Slurm --mem)";
+    case EAGAIN:
+      return "raise the limit on processes and threads (see `ulimit -u`)";
+    case EBUSY:
+    case ETXTBSY:
+      return fmt::format("another process uses it (see `fuser -v '{}'`); end that one or choose another name", path);
+    case ENXIO:
+    case ENODEV:
+      return "give the name of a regular file";
+    case ESTALE:
+      return "the file was removed or replaced on its network file system; start again with --resume auto";
+    case ETIMEDOUT:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENETDOWN:
+    case ENETUNREACH:
+    case ENOTCONN:
+      return fmt::format("the network file system does not answer (see `df '{}'`); start again when it does", folder);
+    default:
+      return "check the disk and its messages in the system log";
+  }
+}
+
 Error file_error(std::string_view doing, const std::string& path, int error_number) {
   return Error(ExitCode::io, fmt::format("cannot {} {}: {}", doing, path, reason(error_number)),
-               hint_for(error_number, path));
+               file_hint(error_number, path));
 }
 
 Descriptor::~Descriptor() {
@@ -163,14 +205,22 @@ bool is_temporary(std::string_view name) {
   return ends_in_number("-") && ends_in_number(".tmp-") && !name.empty();
 }
 
-std::string read_file(const std::string& path) {
-  const Descriptor file = open_file(path, O_RDONLY);
-  if (!file) {
-    if (errno == ENOENT || errno == ENOTDIR) {
-      throw Error(ExitCode::missing, fmt::format("there is no file {}", path), "check the path");
-    }
-    throw file_error("read", path, errno);
+Descriptor open_regular(const std::string& path) {
+  // Looked at first: to open a FIFO waits for its writer, and to open a device may do something to it.
+  struct stat status = {};
+  const bool there = ::stat(path.c_str(), &status) == 0;
+  if (there && S_ISDIR(status.st_mode)) throw file_error("read", path, EISDIR);
+  if (there && !S_ISREG(status.st_mode)) throw not_regular("read", path, status.st_mode);
+  Descriptor file = there ? open_file(path, O_RDONLY) : Descriptor(-1);
+  if (file) return file;
+  if (errno == ENOENT || errno == ENOTDIR) {
+    throw Error(ExitCode::missing, fmt::format("there is no file {}", path), "check the path");
   }
+  throw file_error("read", path, errno);
+}
+
+std::string read_file(const std::string& path) {
+  const Descriptor file = open_regular(path);
   std::string bytes;
   struct stat status;
   if (::fstat(file.number(), &status) == 0 && status.st_size > 0) {
@@ -190,7 +240,7 @@ std::string read_file(const std::string& path) {
 }
 
 void sync_file(const std::string& path) {
-  Descriptor file = open_file(path, O_RDONLY);
+  Descriptor file = open_file(path, O_RDONLY | O_NONBLOCK);
   if (!file && errno == ENOENT) return;
   if (!file || !sync(file.number())) throw file_error("make durable", path, errno);
 }
@@ -215,8 +265,10 @@ void make_folder(const std::string& path) {
 AppendFile::AppendFile(std::string path, Mode mode)
     : path_(std::move(path)),
       file_(open_file(path_, O_RDWR | O_CREAT | O_APPEND | (mode == Mode::create ? O_EXCL : 0), 0666)) {
-  if (!file_) throw file_error("write", path_, errno);
-  size_ = std::max<int64_t>(0, ::lseek(file_.number(), 0, SEEK_END));  // a device or pipe has no size
+  struct stat status = {};
+  if (!file_ || ::fstat(file_.number(), &status) != 0) throw file_error("write", path_, errno);
+  if (S_ISFIFO(status.st_mode)) throw not_regular("write", path_, status.st_mode);
+  size_ = std::max<int64_t>(0, ::lseek(file_.number(), 0, SEEK_END));  // a device has no size
 }
 
 void AppendFile::append(std::string_view bytes) {

@@ -12,7 +12,11 @@
 
 namespace lockstep {
 
-/// Error (io) "cannot DO PATH: REASON" with a hint that fits `error_number` (an errno).
+/// What to do when a file operation on `path` failed with `error_number` (an errno): the one place where such hints
+/// are.
+std::string file_hint(int error_number, const std::string& path);
+
+/// Error (io) "cannot DO PATH: REASON" with the hint that fits `error_number`.
 Error file_error(std::string_view doing, const std::string& path, int error_number);
 
 /// An open file that closes itself. close() says whether that went well: on some file systems it is where a write
@@ -38,6 +42,10 @@ class Descriptor {
 /// open(2), closed on exec, tried again when a signal interrupts it. False with errno on failure.
 Descriptor open_file(const std::string& path, int flags, unsigned mode = 0);
 
+/// Opens a regular file to read. A FIFO, socket, device or folder is refused at once, because a read of it could wait
+/// for ever or never end. Throws Error: missing when there is no file, io.
+Descriptor open_regular(const std::string& path);
+
 /// How far write_durably has come.
 enum class WriteStage {
   half_written,  ///< half of the bytes are in the temporary file
@@ -58,7 +66,7 @@ void write_durably(const std::string& path, std::vector<std::string_view> pieces
 /// Whether a file's name is that of a temporary file of write_durably.
 bool is_temporary(std::string_view name);
 
-/// The bytes of a file. Throws Error: missing when there is none, io when it cannot be read.
+/// The bytes of a regular file. Throws Error as open_regular does, and io when it cannot be read.
 std::string read_file(const std::string& path);
 
 /// Makes what was written to a file durable. One that is not there is fine. Throws Error (io).
@@ -84,7 +92,7 @@ class AppendFile {
     append,  ///< goes on at the end of the file, makes it if there is none
   };
 
-  /// Throws Error (io).
+  /// Throws Error (io), also for a FIFO, whose reader could make every write wait.
   AppendFile(std::string path, Mode mode);
 
   /// Writes all bytes, or cuts the file back to what it held and throws Error (io).

@@ -73,9 +73,7 @@ void prepare_run_folder(const std::string& folder, bool overwrite, const std::st
   for (const fs::path& path : old) {
     std::error_code error;
     fs::remove_all(path, error);
-    if (error)
-      throw Error(ExitCode::io, fmt::format("{} cannot be removed: {}", path.string(), error.message()),
-                  "choose another --out");
+    if (error) throw file_error("remove", path.string(), error.value());
   }
   write_durably(folder + "/config.toml", config_toml);
 }
@@ -113,7 +111,7 @@ LaterCheckpoints later_checkpoints(const std::string& folder, int64_t step, bool
 
 void rewind_run_folder(const std::string& folder, const LaterCheckpoints& later, const std::string& config_toml) {
   const auto must = [](const std::error_code& error, const std::string& path) {
-    if (error) throw Error(ExitCode::io, fmt::format("{}: {}", path, error.message()), "check the permissions");
+    if (error) throw file_error("remove or rename", path, error.value());
   };
   std::error_code error;
   for (const std::string& path : later.good) {

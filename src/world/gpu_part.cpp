@@ -44,7 +44,7 @@ std::string find_gpu_part() {
   }
   places.emplace_back(LOCKSTEP_GPU_PART_FILE);
   for (const auto& place : places) {
-    if (std::filesystem::exists(place, failed)) return place.string();
+    if (std::filesystem::is_regular_file(place, failed)) return place.string();
   }
   return "";
 }

@@ -21,6 +21,7 @@
 #include "world/gpu_part.h"
 #include "world/last_words.h"
 #include "world/launcher.h"
+#include "world/plain_error.h"
 #include "world/world_impl.h"
 
 namespace lockstep {
@@ -351,10 +352,9 @@ void World::together(const std::function<void()>& work) {
   std::string verdict;  // empty: done; else code, message and hint, each ended by a zero byte
   try {
     work();
-  } catch (const Error& error) {
+  } catch (const std::exception& exception) {
+    const Error error = plain_error(exception);
     verdict = fmt::format("{}{}{}{}{}{}", static_cast<int>(error.code()), '\0', error.what(), '\0', error.hint(), '\0');
-  } catch (const std::exception& error) {
-    verdict = fmt::format("{}{}{}{}{}", static_cast<int>(ExitCode::internal), '\0', error.what(), '\0', '\0');
   }
   const auto verdicts = all_gather(verdict);
   for (int rank = 0; rank < size(); ++rank) {

@@ -271,6 +271,53 @@ class BadInputTest(LockstepTest):
             self.assert_refused(result, DAMAGED, "text.pth")
         self.assert_refused(lockstep("info", path), DAMAGED, "text.pth")
 
+    def test_weights_to_resume_from_are_no_checkpoint(self):
+        run = self.folder / "run"
+        self.train(run, "--epochs", "1")
+        alone = shutil.copy(run / "final.pth", self.folder / "alone.pth")
+        for path, hint in ((run / "final.pth", f"--resume '{run}'"), (alone, "lockstep evaluate")):
+            result = lockstep("train", "--resume", path, "--data-dir", self.small_data(), "--out", self.folder / "other")
+            self.assert_refused(result, USAGE, path.name if path != alone else "alone.pth", "no checkpoint", hint)
+            self.assertFalse((self.folder / "other").exists())
+
+    # What is no regular file: to open it, or to read it, could wait for ever.
+
+    def test_a_fifo_or_device_in_place_of_a_file_is_refused_at_once(self):
+        data = shutil.copytree(self.small_data(), self.folder / "data")
+        run = self.folder / "done"
+        self.train(run, "--epochs", "1")
+        fifo = self.folder / "fifo.toml"
+        os.mkfifo(fifo)
+        for words in (
+            ("evaluate", fifo, "--data-dir", data),
+            ("info", fifo),
+            self.words("--resume", fifo, data=data),
+            self.words(recipe=fifo, data=data),
+            self.words(recipe="/dev/zero", data=data),
+            ("evaluate", "/dev/zero", "--data-dir", data),
+        ):
+            with self.subTest(words=words):
+                self.assert_refused(lockstep(*words, timeout_s=20), IO, "not a regular file")
+        (run / "checkpoints" / "step-0000009.safetensors").symlink_to(fifo)  # passed over, as a damaged one is
+        (run / "metrics.jsonl").unlink()
+        os.mkfifo(run / "metrics.jsonl")
+        self.assertNotIn("last test", self.done("info", run, timeout_s=20).stdout)
+        result = lockstep("train", "--resume", run, "--epochs", "2", "--data-dir", data, timeout_s=20)
+        self.assert_refused(result, IO, "metrics.jsonl", "FIFO")
+        (data / "data_batch_3.bin").unlink()
+        os.mkfifo(data / "data_batch_3.bin")
+        self.assert_refused(lockstep(*self.words(data=data), timeout_s=20), IO, "data_batch_3.bin", "FIFO")
+
+    def test_more_bytes_than_the_host_has_memory_for(self):
+        path = self.folder / "huge.safetensors"
+        with open(path, "wb") as file:
+            file.truncate(1 << 40)
+        before = ("prlimit", f"--as={64 << 30}")
+        if shutil.which("prlimit") is None:
+            self.skip("there is no prlimit")
+        result = lockstep("evaluate", path, "--data-dir", self.small_data(), before=before)
+        self.assert_refused(result, USAGE, "not enough memory", "ulimit -v")
+
     # Making data.
 
     def test_data_that_cannot_be_made(self):

@@ -1,7 +1,13 @@
 #include "comm/explain.h"
 
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <cerrno>
+#include <new>
+#include <system_error>
 
 namespace lockstep {
 namespace {
@@ -109,6 +115,30 @@ TEST(Explain, OtherErrorsKeepTheirText) {
   EXPECT_EQ(error.code(), ExitCode::internal);
   EXPECT_STREQ(error.what(), "mat1 and mat2 shapes cannot be multiplied, out of memory is not meant");
   EXPECT_EQ(error.hint(), "");
+}
+
+TEST(Explain, MemoryOfTheHostThatIsUsedUpHasAHint) {
+  const auto expect = [](const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage) << error.what();
+    EXPECT_THAT(error.what(), HasSubstr("not enough memory"));
+    EXPECT_THAT(error.hint(), HasSubstr("global_batch"));
+    EXPECT_THAT(error.what(), Not(HasSubstr("\n")));
+  };
+  const auto current = [](auto work) {
+    try {
+      work();
+    } catch (...) {
+      return current_error();
+    }
+    return Error(ExitCode::done, "nothing was thrown");
+  };
+  expect(current([] { throw std::bad_alloc(); }));
+  expect(current([] { at::empty({int64_t{1} << 50}); }));  // LibTorch's own words
+  expect(current([] { throw std::system_error(ENOMEM, std::generic_category()); }));
+  expect(explained<c10::OutOfMemoryError>("std::bad_alloc"));
+  const Error threads = current([] { throw std::system_error(EAGAIN, std::generic_category()); });
+  EXPECT_EQ(threads.code(), ExitCode::io);
+  EXPECT_THAT(threads.hint(), HasSubstr("ulimit -u"));
 }
 
 TEST(Explain, LongTextsAreCut) {

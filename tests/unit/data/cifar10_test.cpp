@@ -220,5 +220,35 @@ TEST_F(SmallSet, FindsTheFolderItselfOrTheOneOfTheArchive) {
   expect_error(ExitCode::missing, {"/no/such/folder"}, [&] { Cifar10::find("/no/such/folder"); });
 }
 
+TEST(Cifar10Find, SaysWhichOtherFormOfTheDataIsThere) {
+  const auto expect = [](const std::string& entry, bool folder_entry, const std::string& what,
+                         const std::string& hint) {
+    TemporaryFolder folder;
+    folder_entry ? static_cast<void>(std::filesystem::create_directory(folder / entry)) : put_file(folder / entry, "x");
+    try {
+      Cifar10::find(folder.path());
+      ADD_FAILURE() << entry;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::missing);
+      EXPECT_THAT(error.what(), testing::HasSubstr(what)) << entry;
+      EXPECT_THAT(error.what(), testing::HasSubstr(entry));
+      EXPECT_THAT(error.hint(), testing::HasSubstr(hint)) << entry;
+    }
+  };
+  expect("cifar-10-binary.tar.gz", false, "not unpacked", "tar -xzf");
+  expect("cifar-10-python.tar.gz", false, "Python version", "lockstep data fetch");
+  expect("cifar-10-batches-py", true, "Python version", "lockstep data fetch");
+  expect("data_batch_1", false, "Python version", "lockstep data fetch");
+  expect("cifar-100-binary", true, "CIFAR-100", "lockstep data fetch");
+  TemporaryFolder folder;
+  put_file(folder / "mine.tar.gz", "x");
+  expect_error(ExitCode::missing, {"mine.tar.gz", "not unpacked"}, [&] { Cifar10::find(folder / "mine.tar.gz"); });
+}
+
+TEST(Cifar10Find, SaysThatAFolderCannotBeReadInsteadOfThatItIsEmpty) {
+  const std::string name(300, 'x');
+  expect_error(ExitCode::io, {name, "too long"}, [&] { Cifar10::find("/tmp/" + name); });
+}
+
 }  // namespace
 }  // namespace lockstep

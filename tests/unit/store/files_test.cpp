@@ -10,10 +10,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "../expect_error.h"
@@ -289,6 +291,54 @@ TEST(MakeFolder, MakesAllAndAcceptsWhatIsThere) {
   put_file(folder / "file", "");
   expect_error(ExitCode::io, {folder / "file"}, [&] { make_folder(folder / "file"); });
   expect_error(ExitCode::io, {folder / "file/x"}, [&] { make_folder(folder / "file/x"); });
+}
+
+// To open a FIFO waits for its other end, and some devices never end: both would hang.
+TEST(ReadFile, RefusesAFifoADeviceAndASocketAtOnce) {
+  TemporaryFolder folder;
+  const std::string fifo = folder / "fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  expect_error(ExitCode::io, {fifo, "FIFO"}, [&] { read_file(fifo); });
+  expect_error(ExitCode::io, {fifo, "FIFO"}, [&] { AppendFile(fifo, AppendFile::Mode::append); });
+  sync_file(folder / "nothing");
+  ASSERT_EQ(::symlink("/dev/zero", (folder / "link").c_str()), 0);
+  expect_error(ExitCode::io, {folder / "link", "a device"}, [&] { read_file(folder / "link"); });
+  ASSERT_EQ(::mknod((folder / "socket").c_str(), S_IFSOCK | 0600, 0), 0);
+  expect_error(ExitCode::io, {folder / "socket", "a socket"}, [&] { read_file(folder / "socket"); });
+}
+
+TEST(FileHint, FitsTheErrorOfTheSystem) {
+  const std::pair<int, const char*> hints[] = {
+      {EMFILE, "ulimit -n"}, {ENFILE, "file-nr"},     {ENOMEM, "memory"},  {EACCES, "permissions"},
+      {EROFS, "read-only"},  {ENOSPC, "df -i"},       {EDQUOT, "quota"},   {ENAMETOOLONG, "shorter"},
+      {ELOOP, "circle"},     {ESTALE, "network"},     {EIO, "the disk"},   {ETIMEDOUT, "does not answer"},
+      {EFBIG, "ulimit -f"},  {EISDIR, "is a folder"}, {ENXIO, "a regular"}};
+  for (const auto& [number, words] : hints) {
+    const Error error = file_error("read", "/some/where", number);
+    EXPECT_THAT(error.hint(), testing::HasSubstr(words)) << number;
+    EXPECT_EQ(error.hint(), file_hint(number, "/some/where"));
+    EXPECT_EQ(error.code(), ExitCode::io);
+  }
+}
+
+TEST(ReadFile, SaysThatTooManyFilesAreOpen) {
+  TemporaryFolder folder;
+  put_file(folder / "file", "x");
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const rlimit limit{3, 3};
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    try {
+      read_file(folder / "file");
+    } catch (const Error& error) {
+      ::_exit(error.hint().find("ulimit -n") != std::string::npos ? 0 : 1);
+    }
+    ::_exit(2);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
 }
 
 TEST(AppendFile, GoesOnAtTheEnd) {
