@@ -17,11 +17,13 @@ std::string state_digest(const NamedTensors& state);
 
 /// Collective: compares `state` over all ranks and returns its digest, as state_digest gives it.
 ///
-///     if (step % 100 == 0) audit_replicas(world, state_dict(*net), step);
+///     if (step % 100 == 0) {
+///       ddp.sync_buffers();  // each rank's batch norms count its own images
+///       audit_replicas(world, state_dict(*net), step);
+///     }
 ///
-/// `state` is what the ranks are meant to hold alike: parameters, optimizer state. It must leave out buffers that each
-/// rank updates from its own images, such as BatchNorm's running statistics. Names may not hold zero bytes. `step`,
-/// the same on every rank, is for the message.
+/// `state` is what the ranks are meant to hold alike: parameters, synchronised buffers, optimizer state. Names may not
+/// hold zero bytes. `step`, the same on every rank, is for the message.
 ///
 /// When ranks differ, every rank throws the same AgreedError (ExitCode::diverged) naming the first tensor that differs
 /// and the ranks and hosts that are odd: what most ranks hold is taken as right, and on a tie what the lowest rank

@@ -13,6 +13,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "lockstep/parameters.h"
+
 namespace torch::nn {
 class Module;
 }
@@ -27,6 +29,12 @@ struct DdpOptions {
   /// Allows forward passes that leave parameters unused, on some ranks or on all; costs a walk of the graph and a small
   /// all-reduce in every step.
   bool find_unused_parameters = false;
+  /// Buffers follow rank 0, at construction and in forward. False, as Python's: each rank keeps its own.
+  bool broadcast_buffers = true;
+  /// Each synchronised backward pass checks the averaged gradients, which are the same on all ranks. One that is not
+  /// finite throws AgreedError (diverged) from backward on every rank, naming the first such parameter. Costs one read
+  /// of the gradients; on a GPU the host waits for it.
+  bool require_finite_gradients = false;
 
   /// Whether buckets travel while backward computes the next ones. `automatic`: between hosts, and where every rank has
   /// a core beyond its threads. Results do not depend on it.
@@ -57,7 +65,7 @@ class DdpEngine {
 
  private:
   struct Impl;
-  std::shared_ptr<Impl> impl_;  // shared with callbacks of a backward pass under way
+  std::shared_ptr<Impl> impl_;
 };
 
 /// As long as it lives, backward passes only add to the gradients of this rank and nothing is sent.
@@ -81,17 +89,17 @@ class NoSync {
 ///     lockstep::World world;
 ///     auto net = std::make_shared<MyNet>();
 ///     lockstep::DistributedDataParallel ddp(world, net);
-///     torch::optim::SGD optimizer(net->parameters(), 0.01);
+///     torch::optim::SGD optimizer(ddp.parameters(), 0.01);
 ///     for (…) {
 ///       auto loss = cross_entropy(ddp.forward(images), labels);   // mean over this rank's images
-///       ddp.zero_grad();      // not optimizer.zero_grad(): gradients are views of buckets
+///       optimizer.zero_grad();
 ///       loss.backward();
 ///       optimizer.step();
 ///     }
 ///
 /// The module's forward gives a tensor, or tensors in vectors, tuples, pairs, optionals and maps. Its parameters may be
-/// shared between layers, frozen (also all of them), of several dtypes and of any strides; which ones are trainable
-/// must not change afterwards.
+/// shared between layers, frozen (also all of them), of several dtypes and of any strides, but not sparse or expanded;
+/// which ones there are and which are trainable must not change afterwards (all may be frozen for a pass).
 /// The module is where World::device says, all of it; on GPUs gradients travel by NCCL.
 ///
 /// Collective, in the same order on every rank: construction (agrees on names, shapes, dtypes, strides and versions,
@@ -100,10 +108,15 @@ class NoSync {
 /// summed; with a loss that is the mean over equal shares this is the gradient of the global mean. With unequal shares
 /// multiply the loss by `share_of_mean`. Without gradient mode, forward is only the module's.
 ///
-/// Throws: Error (launch) from the constructor on every rank when the ranks' modules differ, naming the first
-/// difference; Error (internal) from backward when a parameter got no gradient in it, naming that (this rank only: end
-/// the job); Error (rank_lost) from backward when communication fails or a deadline passes (World::set_deadline).
-/// The World and the module outlive it. One thread.
+/// One backward pass after each forward averages gradients; it may go through the outputs of several forward passes.
+/// autograd::grad is none: a gradient penalty may come before it.
+///
+/// Throws: AgreedError (launch, usage) from the constructor when the ranks' modules or options differ, naming the first
+/// difference, or cannot be used. From backward or the next forward, on the rank that sees it (end the job):
+/// Error (internal) when a parameter got no gradient, Error (usage) when gradients would not be averaged: a second
+/// backward pass, no_sync over only one of forward and backward, a module that was converted, both naming a parameter;
+/// Error (rank_lost) when communication fails or a deadline passes (World::set_deadline).
+/// The World outlives it. One thread.
 template <typename Module>
 class DistributedDataParallel {
  public:
@@ -121,7 +134,12 @@ class DistributedDataParallel {
     return output;
   }
 
-  /// Local: forgets the gradients. Use it in place of Optimizer::zero_grad and Module::zero_grad.
+  /// Local: the module's parameters for an optimizer. One that layers share is there once, while Module::parameters()
+  /// lists it for each layer, and an optimizer would step it as often.
+  std::vector<at::Tensor> parameters() const { return lockstep::parameters(*module_); }
+  NamedTensors named_parameters() const { return lockstep::named_parameters(*module_); }
+
+  /// Local: forgets the gradients, as Optimizer::zero_grad and Module::zero_grad do.
   void zero_grad() { engine_.zero_grad(); }
 
   /// Local: gradients of several backward passes add up without communication while the result lives; the first pass

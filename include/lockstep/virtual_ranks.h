@@ -19,6 +19,7 @@ class World;
 /// and kind of processor.
 ///
 ///     lockstep::VirtualRanks shards(world, net, /*virtual_ranks=*/4);
+///     torch::optim::SGD optimizer(lockstep::parameters(*net), 0.01);
 ///     for (…) {
 ///       shards.step([&](int64_t shard) {              // runs for this rank's shards, in order
 ///         auto [images, labels] = share(shard);       // about 1/V of the global batch
@@ -31,8 +32,10 @@ class World;
 /// and those that shard 0 leaves behind (the statistics of batch norms) are the next step's: what
 /// DistributedDataParallel does with V ranks. A parameter that a shard leaves unused counts as zero there.
 ///
-/// Collective: construction (copies parameters and buffers from rank 0), step, sync_buffers. Throws Error (launch)
-/// where V or the number of ranks is no power of two, or V is smaller. The World outlives it. One thread.
+/// Collective: construction (copies parameters and buffers from rank 0), step, sync_buffers. The constructor throws
+/// Error (launch) where V or the number of ranks is no power of two, or V is smaller, and what
+/// DistributedDataParallel's does. Step throws Error (usage) for a gradient that is sparse and a module that was
+/// converted since. The World outlives it. One thread.
 class VirtualRanks {
  public:
   VirtualRanks(World& world, std::shared_ptr<torch::nn::Module> module, int64_t virtual_ranks);

@@ -82,18 +82,23 @@ Sides take_sides(const std::vector<Entry>& values) {
   return sides;
 }
 
-// Tensors but the `told` ones that are not the same on every rank, counted by name.
-size_t count_others(const std::vector<Replica>& replicas, const std::set<std::string>& told) {
+// The names of tensors that are not the same on every rank.
+std::set<std::string> differing(const std::vector<Replica>& replicas) {
   std::map<std::string, std::map<std::string, size_t>> ranks_by_digest;
   for (const Replica& replica : replicas) {
     for (const auto& [name, digest] : replica.tensors) ++ranks_by_digest[name][digest];
   }
-  size_t others = 0;
+  std::set<std::string> names;
   for (const auto& [name, digests] : ranks_by_digest) {
     const bool same = digests.size() == 1 && digests.begin()->second == replicas.size();
-    if (!same && told.count(name) == 0) ++others;
+    if (!same) names.insert(name);
   }
-  return others;
+  return names;
+}
+
+// What a batch norm keeps of the images that it has seen.
+bool is_statistic(const std::string& name) {
+  return name.ends_with("running_mean") || name.ends_with("running_var") || name.ends_with("num_batches_tracked");
 }
 
 // What is wrong with the lowest odd rank's tensor; the ranks follow.
@@ -120,17 +125,21 @@ AgreedError difference(const std::vector<Replica>& replicas, const std::vector<s
   const Sides sides = take_sides(values);
   const auto odd = static_cast<size_t>(sides.odd[0]);
   const Entry& right = values[static_cast<size_t>(sides.right[0])];
-  std::set<std::string> told;
-  for (const Entry& value : values) told.insert(value.first);
-  const size_t others = count_others(replicas, told);
+  std::set<std::string> names = differing(replicas);
+  const bool statistics = !names.empty() && std::all_of(names.begin(), names.end(), is_statistic);
+  for (const Entry& value : values) names.erase(value.first);
+  const size_t others = names.size();
   const std::string more = others == 0 ? "" : fmt::format(", and {} other tensor{}", others, others == 1 ? "" : "s");
   return AgreedError(
       Error(ExitCode::diverged,
             fmt::format("replicas differ after step {}: {} on {}{}; what {} {} is taken as right", step,
                         describe(right, values[odd], replicas[odd]), name_ranks(sides.odd, hosts), more,
                         name_ranks(sides.right), sides.right.size() == 1 ? "has" : "have"),
-            "go back to the last weights saved before they differed; when the same host is named again, suspect its "
-            "memory or device, else code that changes parameters on some ranks only"),
+            statistics
+                ? "only statistics of batch norms differ: each rank updates them from its own images, and they follow "
+                  "rank 0 at the next forward; call sync_buffers() on all ranks before an audit"
+                : "go back to the last weights saved before they differed; when the same host is named again, suspect "
+                  "its memory or device, else code that changes parameters on some ranks only"),
       sides.odd[0]);
 }
 

@@ -9,13 +9,16 @@
 
 #include <bit>
 #include <map>
+#include <vector>
 
 #include "comm/group.h"
 #include "ddp/agreement.h"
 #include "ddp/module_state.h"
 #include "ddp/tree_sum.h"
 #include "lockstep/error.h"
+#include "lockstep/parameters.h"
 #include "lockstep/world.h"
+#include "world/world_impl.h"
 
 namespace lockstep {
 namespace {
@@ -41,18 +44,42 @@ struct VirtualRanks::Impl {
   World& world;
   std::shared_ptr<torch::nn::Module> module;
   int64_t shards;
-  Tensors parameters;
+  NamedTensors named;
+  Tensors parameters;                    // the same
+  std::vector<at::TensorOptions> kinds;  // of these at construction
   Tensors buffers;
   Tensors flat;   // one for each dtype, with more than one rank
   Tensors views;  // of flat, one for each parameter and with its strides
 
+  std::weak_ptr<const char> life_of_world;
+
   Impl(World& of, std::shared_ptr<torch::nn::Module> parallel, int64_t count)
-      : world(of), module(std::move(parallel)), shards(count) {}
+      : world(of), module(std::move(parallel)), shards(count), life_of_world(of.impl().life) {}
+
+  void look_for_world() const {
+    if (!life_of_world.expired()) return;
+    throw Error(ExitCode::usage, "the World ended before its VirtualRanks",
+                "build the World first, so that it ends last");
+  }
+
+  void look_for_changes() const {
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const at::Tensor& parameter = parameters[i];
+      if (parameter.scalar_type() == c10::typeMetaToScalarType(kinds[i].dtype()) &&
+          parameter.device() == kinds[i].device()) {
+        continue;
+      }
+      throw Error(ExitCode::usage,
+                  fmt::format("parameter {} was converted or moved since the virtual ranks were made", named[i].first),
+                  "convert and move the module first");
+    }
+  }
 
   // Gradients of the shard that just ran.
   Tensors take_gradients() {
     Tensors taken;
-    for (at::Tensor& parameter : parameters) {
+    for (const auto& [name, parameter] : named) {
+      refuse_sparse_gradient(name, parameter);
       at::Tensor& gradient = parameter.mutable_grad();
       taken.push_back(gradient.defined() ? gradient : at::zeros_like(parameter));
       gradient = at::Tensor();
@@ -73,8 +100,10 @@ struct VirtualRanks::Impl {
     for (const at::Tensor& parameter : parameters) {
       int64_t& first = used[parameter.scalar_type()];
       const at::Tensor part = by_type[parameter.scalar_type()].narrow(0, first, parameter.numel());
-      views.push_back(parameter.is_non_overlapping_and_dense() ? part.as_strided(parameter.sizes(), parameter.strides())
-                                                               : part.view(parameter.sizes()));
+      const at::Tensor view = parameter.is_non_overlapping_and_dense()
+                                  ? part.as_strided(parameter.sizes(), parameter.strides())
+                                  : part.view(parameter.sizes());
+      views.push_back(view.variable_data());  // for autograd no view, so that Optimizer::zero_grad can detach it
       first += parameter.numel();
     }
   }
@@ -89,13 +118,21 @@ VirtualRanks::VirtualRanks(World& world, std::shared_ptr<torch::nn::Module> modu
   }
   const c10::NoGradGuard no_grad;
   Impl& my = *impl_;
-  for (const auto& [name, parameter] : trainable_parameters(*my.module)) my.parameters.push_back(parameter);
-  my.buffers = my.module->buffers();
-  std::vector<std::string> lines = describe_module(*my.module);
+  std::vector<std::string> lines = {"no module"};
+  if (my.module) lines = describe_module(*my.module);
   lines.push_back(fmt::format("virtual ranks {}", virtual_ranks));
   agree(world, "the module", lines);
+  refuse_no_module("VirtualRanks", my.module.get());
+  refuse_unusual_tensors(*my.module);
+  my.named = trainable_parameters(*my.module);
+  for (const auto& [name, parameter] : my.named) {
+    my.parameters.push_back(parameter);
+    my.kinds.push_back(parameter.options());
+  }
+  my.buffers = my.module->buffers();
+  std::erase_if(my.buffers, [](const at::Tensor& buffer) { return !buffer.defined(); });
   if (world.size() > 1) my.make_flat();
-  follow_rank_0(world, my.module->parameters());
+  follow_rank_0(world, lockstep::parameters(*my.module));
   follow_rank_0(world, my.buffers);
 }
 
@@ -107,6 +144,7 @@ int64_t VirtualRanks::first() const { return count() * impl_->world.rank(); }
 void VirtualRanks::step(const std::function<void(int64_t)>& backward) {
   Impl& my = *impl_;
   sync_buffers();
+  my.look_for_changes();
   const Tensors start = copies(my.buffers);
   Tensors after_shard_0;
   // Sums of whole subtrees, the larger ones first: a shard is a leaf, and two neighbours of equal size become one.
@@ -142,6 +180,9 @@ void VirtualRanks::step(const std::function<void(int64_t)>& backward) {
   for (size_t i = 0; i < my.parameters.size(); ++i) my.parameters[i].mutable_grad() = my.views[i];
 }
 
-void VirtualRanks::sync_buffers() { follow_rank_0(impl_->world, impl_->buffers); }
+void VirtualRanks::sync_buffers() {
+  impl_->look_for_world();
+  follow_rank_0(impl_->world, impl_->buffers);
+}
 
 }  // namespace lockstep

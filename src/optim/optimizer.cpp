@@ -13,6 +13,7 @@
 
 #include "lockstep/error.h"
 #include "lockstep/net.h"
+#include "lockstep/parameters.h"
 #include "optim/muon.h"
 #include "optim/schedule.h"
 
@@ -78,12 +79,11 @@ Optimizer::Optimizer(const Settings& settings, const Net& net, int64_t steps_per
     rates_.push_back(rate);
   };
   if (settings.optim_name == "sgd") {
-    add(net.parameters(), {.peak = settings.optim_lr}, settings.optim_momentum, settings.optim_weight_decay);
+    add(lockstep::parameters(net), {.peak = settings.optim_lr}, settings.optim_momentum, settings.optim_weight_decay);
   } else {
     std::map<Net::Kind, std::vector<at::Tensor>> kinds;
-    for (const auto& parameter : net.named_parameters()) {
-      if (!parameter.value().requires_grad()) continue;
-      kinds[net.kind_of(parameter.key(), parameter.value())].push_back(parameter.value());
+    for (const auto& [name, parameter] : lockstep::named_parameters(net)) {
+      if (parameter.requires_grad()) kinds[net.kind_of(name, parameter)].push_back(parameter);
     }
     const auto add_kind = [&](Net::Kind kind, const Rate& rate) {
       const double decay = rate.peak > 0 ? settings.optim_weight_decay / rate.peak : 0;
@@ -105,10 +105,10 @@ Optimizer::Optimizer(const Settings& settings, const Net& net, int64_t steps_per
   }
   sgd_ = std::make_unique<torch::optim::SGD>(std::move(groups), Options(settings.optim_lr));
   if (settings.optim_ema == 0) return;
-  for (const auto& parameter : net.named_parameters()) {
-    if (!parameter.value().requires_grad()) continue;
-    averaged_names_.push_back(parameter.key());
-    averaged_.push_back(parameter.value());
+  for (const auto& [name, parameter] : lockstep::named_parameters(net)) {
+    if (!parameter.requires_grad()) continue;
+    averaged_names_.push_back(name);
+    averaged_.push_back(parameter);
   }
 }
 
@@ -159,9 +159,9 @@ at::Tensor Optimizer::buffer_of(const at::Tensor& parameter) const {
 
 NamedTensors Optimizer::state() const {
   NamedTensors tensors;
-  for (const auto& parameter : net_.named_parameters()) {
-    const at::Tensor buffer = buffer_of(parameter.value());
-    if (buffer.defined()) tensors.emplace_back(parameter.key() + std::string(kMomentum), buffer);
+  for (const auto& [name, parameter] : lockstep::named_parameters(net_)) {
+    const at::Tensor buffer = buffer_of(parameter);
+    if (buffer.defined()) tensors.emplace_back(name + std::string(kMomentum), buffer);
   }
   for (size_t i = 0; i < averages_.size(); ++i) {
     tensors.emplace_back(averaged_names_[i] + std::string(kAverage), averages_[i]);

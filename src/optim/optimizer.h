@@ -29,6 +29,8 @@ class Net;
 ///            a weight in a step at the peak rate. The whitening's bias has the biases' rate, falling linearly to 0
 ///            over the first optim.whiten_epochs; all other rates follow optim.schedule.
 ///
+/// A parameter that layers share is updated once, as in Python.
+///
 /// Local; every rank makes the same update from the same gradients. With a division among ranks and muon, step() is
 /// collective: each rank makes some of the filters' updates. The net outlives it and stays where it is.
 class Optimizer {

@@ -21,6 +21,7 @@
 #include <numeric>
 #include <utility>
 
+#include "lockstep/parameters.h"
 #include "lockstep/weights.h"
 #include "lockstep/world.h"
 #include "train/device_path.h"
@@ -65,7 +66,7 @@ Gradients::Gradients(World& world, std::shared_ptr<Net> net, const Settings& set
       batches_(batches),
       reads_(reads),
       deal_(plan, settings.train_virtual_ranks > 0 ? 1 : world.size()),
-      parameters_(net_->parameters()),
+      parameters_(parameters(*net_)),
       ahead_(world.device()) {
   if (reads_ == Reads::when_asked) {
     const auto there = at::TensorOptions(at::kDouble).device(parameters_.at(0).device());

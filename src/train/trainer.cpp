@@ -18,6 +18,7 @@
 #include "lockstep/cifar10.h"
 #include "lockstep/model.h"
 #include "lockstep/net.h"
+#include "lockstep/parameters.h"
 #include "lockstep/sampler.h"
 #include "lockstep/weights.h"
 #include "lockstep/world.h"
@@ -47,15 +48,9 @@
 namespace lockstep {
 namespace {
 
-NamedTensors named_parameters(const Net& net) {
-  NamedTensors all;
-  for (const auto& parameter : net.named_parameters()) all.emplace_back(parameter.key(), parameter.value());
-  return all;
-}
-
 int64_t count_parameters(const Net& net) {
   int64_t count = 0;
-  for (const at::Tensor& parameter : net.parameters()) count += parameter.numel();
+  for (const at::Tensor& parameter : parameters(net)) count += parameter.numel();
   return count;
 }
 

@@ -47,6 +47,8 @@ struct World::Impl {
       process_group;                 // a c10::intrusive_ptr<c10d::ProcessGroup>; comm makes it, and it goes before MPI
   std::function<void()> before_end;  // what comm does at an orderly end, before the group goes
   int exceptions_at_start = 0;
+  std::shared_ptr<const char> life =
+      std::make_shared<const char>();  // a weak one tells those who may outlive the World
 
   /// Whether the ranks' threads leave a core free for each rank.
   bool spare_core() const { return cores >= (threads + 1) * sharers; }

@@ -48,17 +48,25 @@ class Outcome:
 @functools.cache
 def train(job, timeout_s=60):
     """Trains and gives rank 0's Outcome, having seen that all ranks hold the same weights. Once for all that ask in a process."""
+    outcomes = on_ranks(job.ranks, functools.partial(_train_rank, job), timeout_s)
+    if len({outcome.md5 for outcome in outcomes}) != 1:
+        raise RuntimeError("the ranks of the Python job ended with different weights")
+    return outcomes[0]
+
+
+def on_ranks(ranks, work, timeout_s=60):
+    """What work(rank) gives on each rank of a Gloo process group, in the order of the ranks."""
     # The ranks are forked, which spares each the import of torch; that needs a parent without threads.
     torch.set_num_threads(1)
     fork = multiprocessing.get_context("fork")
     deadline = time.monotonic() + timeout_s
     with tempfile.TemporaryDirectory() as folder:
-        pipes = [fork.Pipe(duplex=False) for _ in range(job.ranks)]
-        ranks = [
-            fork.Process(target=_rank, args=(job, rank, pathlib.Path(folder, "meeting"), pipes[rank][1]), daemon=True)
-            for rank in range(job.ranks)
+        pipes = [fork.Pipe(duplex=False) for _ in range(ranks)]
+        processes = [
+            fork.Process(target=_rank, args=(work, rank, ranks, pathlib.Path(folder, "meeting"), pipes[rank][1]), daemon=True)
+            for rank in range(ranks)
         ]
-        for process in ranks:
+        for process in processes:
             process.start()
         try:
             outcomes = []
@@ -67,29 +75,27 @@ def train(job, timeout_s=60):
                     raise TimeoutError(f"rank {rank} of the Python job took more than {timeout_s} s")
                 outcomes.append(receiver.recv())
         finally:
-            for process in ranks:
+            for process in processes:
                 process.join(5)
                 process.kill()
     for outcome in outcomes:
         if isinstance(outcome, str):
             raise RuntimeError(outcome)
-    if len({outcome.md5 for outcome in outcomes}) != 1:
-        raise RuntimeError("the ranks of the Python job ended with different weights")
-    return outcomes[0]
+    return outcomes
 
 
-def _rank(job, rank, meeting, answer):
+def _rank(work, rank, ranks, meeting, answer):
     try:
-        answer.send(_train_rank(job, rank, meeting))
+        torch.set_num_threads(1)
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
+        answer.send(work(rank))
+        dist.destroy_process_group()
     except BaseException:
         answer.send(f"rank {rank} of the Python job failed:\n{traceback.format_exc()}")
 
 
-def _train_rank(job, rank, meeting):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=job.ranks)
-
+def _train_rank(job, rank):
     data = tutorial.Cifar10(job.folder, "train")
     sampler = DistributedSampler(data, job.ranks, rank, shuffle=job.shuffle, seed=job.data_seed)
     loader = DataLoader(data, batch_size=job.global_batch // job.ranks, sampler=sampler)
@@ -113,5 +119,4 @@ def _train_rank(job, rank, meeting):
             mean = loss.detach().double()
             dist.all_reduce(mean)
             losses.append(mean.item() / job.ranks)
-    dist.destroy_process_group()
     return Outcome(tutorial.weights_md5(net.parameters()), losses)
