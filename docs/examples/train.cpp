@@ -27,7 +27,7 @@ int main(int argc, char** argv) try {
   at::manual_seed(0);  // LibTorch's own seed differs from run to run
   const auto net = make_net("sjnet");
   DistributedDataParallel ddp(world, net);  // from here on every rank holds rank 0's weights
-  torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.003).momentum(0.9));
+  torch::optim::SGD optimizer(ddp.parameters(), torch::optim::SGDOptions(0.003).momentum(0.9));
 
   const size_t batch = 32;  // on each rank
   at::Tensor images, labels;
@@ -36,7 +36,7 @@ int main(int argc, char** argv) try {
     for (size_t first = 0; first + batch <= order.size() && step < steps; first += batch, ++step) {
       train_set.batch(std::span(order).subspan(first, batch), images, labels);
       const auto loss = at::cross_entropy_loss(ddp.forward(images), labels);
-      ddp.zero_grad();
+      optimizer.zero_grad();
       loss.backward();  // gradients are averaged over the ranks here
       optimizer.step();
       if (world.rank() == 0 && step % 20 == 0)

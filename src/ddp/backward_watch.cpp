@@ -1,5 +1,6 @@
 #include "ddp/backward_watch.h"
 
+#include <c10/core/GradMode.h>
 #include <c10/core/ScalarType.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/engine.h>
@@ -106,7 +107,7 @@ void BackwardWatch::check_module() {
   for (const auto& [name, parameter] : frozen_) {
     if (parameter.requires_grad()) changed(name, "was made trainable");
   }
-  if (std::exchange(seen_whole_module_, true)) return;
+  if (forwards_++ % 64 != 0) return;
   std::unordered_set<const c10::TensorImpl*> known;
   for (const auto& parameter : parameters_) known.insert(parameter.second.unsafeGetTensorImpl());
   for (const auto& [name, parameter] : trainable_parameters(module_)) {
@@ -149,6 +150,13 @@ void BackwardWatch::gradient_arrived(size_t parameter) {
   const bool averages = pass_ == Pass::expected;
   if (sync_ != averages && !belongs_to_another(parameters_[parameter].second)) refuse(parameter);
   if (!sync_ || !averages) return;
+  if (c10::GradMode::is_enabled()) {
+    throw Error(
+        ExitCode::usage,
+        fmt::format("backward(create_graph = true) would average the gradient of {}, but not those taken of it",
+                    parameters_[parameter].first),
+        "take the inner gradients with autograd::grad(…, create_graph = true), then call backward() on the loss");
+  }
   refuse_sparse_gradient(parameters_[parameter].first, parameters_[parameter].second);
   arrived_[parameter] = 1;
   queue_end();

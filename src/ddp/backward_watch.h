@@ -52,7 +52,7 @@ class BackwardWatch : public std::enable_shared_from_this<BackwardWatch> {
   bool sync() const { return sync_; }
 
   /// Throws Error (usage) when a parameter was converted or moved, made trainable or added since construction. Added
-  /// ones are looked for in the first call only.
+  /// ones are looked for in every 64th call, because that walks the module.
   void check_module();
 
   /// Whether any parameter takes a gradient now.
@@ -87,7 +87,7 @@ class BackwardWatch : public std::enable_shared_from_this<BackwardWatch> {
   NamedTensors frozen_;
   std::vector<Accumulation> accumulations_;
   bool sync_ = true;
-  bool seen_whole_module_ = false;
+  int64_t forwards_ = 0;
   Pass pass_ = Pass::none;
   std::vector<char> arrived_;
   bool end_queued_ = false;

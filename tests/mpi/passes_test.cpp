@@ -173,6 +173,14 @@ TEST(Passes, ASecondBackwardPassOverOneForwardIsRefused) {
   EXPECT_THAT(refused([&] { y.abs().mean().backward(); }), HasSubstr("a second backward pass came after one"));
 }
 
+TEST(Passes, ABackwardPassThatMakesAGraphIsRefused) {
+  const auto net = layers();
+  DistributedDataParallel ddp(world(), net, {.bucket_bytes = 64});
+  const at::Tensor y = ddp.forward(mine());
+  EXPECT_THAT(refused([&] { loss(y).backward({}, /*retain_graph=*/true, /*create_graph=*/true); }),
+              HasSubstr("backward(create_graph = true) would average the gradient of b."));
+}
+
 TEST(Passes, TwoOutputsInTwoBackwardPassesAreRefused) {
   const auto net = layers();
   DistributedDataParallel ddp(world(), net, {.bucket_bytes = 64});
@@ -221,8 +229,12 @@ TEST(Passes, AParameterThatBecomesTrainableAfterWrappingIsRefused) {
 TEST(Passes, ALayerThatIsAddedAfterWrappingIsRefused) {
   torch::nn::Sequential net(Linear(6, 8), Linear(8, 3));
   DistributedDataParallel ddp(world(), net.ptr());
+  ddp.forward(mine());
   net->push_back(Linear(3, 2));
-  EXPECT_THAT(refused([&] { ddp.forward(mine()); }), HasSubstr("parameter 2.weight was added"));
+  EXPECT_THAT(refused([&] {
+                for (int step = 0; step < 64; ++step) ddp.forward(mine());
+              }),
+              HasSubstr("parameter 2.weight was added"));
 }
 
 TEST(Passes, TheModulesOwnForwardIsRefused) {

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
 
 #include "lockstep/error.h"
@@ -92,6 +93,45 @@ TEST(Optimizer, WhatItKeepsTakenOverGivesTheSameSteps) {
       second.step(step, 10);
     }
     EXPECT_TRUE(same_parameters(*net, *twin)) << name;
+  }
+}
+
+struct TwiceTheSameLayer : Net {
+  TwiceTheSameLayer() {
+    layer = register_module("layer", torch::nn::Linear(4, 4));
+    again = register_module("again", layer);
+  }
+  at::Tensor forward(at::Tensor images) override { return again->forward(layer->forward(images)); }
+  torch::nn::Linear layer{nullptr}, again{nullptr};
+};
+
+TEST(Optimizer, StepsAParameterThatLayersShareOnce) {
+  for (const char* name : {"sgd", "muon"}) {
+    Settings settings = muon_settings();
+    settings.optim_name = name;
+    settings.optim_ema = 0.5;
+    TwiceTheSameLayer shared;
+    TwiceTheSameLayer once;
+    once.unregister_module("again");
+    {
+      const at::NoGradGuard no_grad;
+      for (size_t i = 0; i < 2; ++i) once.parameters()[i].copy_(shared.parameters()[i]);
+    }
+    Optimizer first(settings, shared, 5);
+    Optimizer second(settings, once, 5);
+    for (int64_t step = 1; step <= 3; ++step) {
+      for (Net* of : {static_cast<Net*>(&shared), static_cast<Net*>(&once)}) {
+        for (at::Tensor& parameter : of->parameters()) parameter.mutable_grad() = at::full_like(parameter, 0.1);
+      }
+      first.step(step, 10);
+      second.step(step, 10);
+    }
+    EXPECT_TRUE(at::equal(shared.layer->weight, once.layer->weight)) << name;
+    ASSERT_EQ(first.state().size(), second.state().size()) << name;
+    for (size_t i = 0; i < first.state().size(); ++i) {
+      EXPECT_EQ(first.state()[i].first, second.state()[i].first);
+      EXPECT_TRUE(at::equal(first.state()[i].second, second.state()[i].second)) << name << ", " << i;
+    }
   }
 }
 
