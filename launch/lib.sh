@@ -57,7 +57,7 @@ allow_root() {
 # hold_signals: makes $hold the words before a program that keep a request to stop for it while it is loaded; none where env is too old.
 hold_signals() {
   hold=()
-  ! env --block-signal=USR1,TERM,INT true 2>/dev/null || hold=(env --block-signal=USR1,TERM,INT)
+  ! env --block-signal=USR1,TERM,INT true 2>/dev/null || hold=(env "--block-signal=USR1,TERM,INT")
 }
 
 # heed_signals [MESSAGE]: from now on the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 only makes $asked its name, says MESSAGE, and becomes a
