@@ -35,6 +35,9 @@ class AgreedError : public Error {
 ///     lockstep::World world;                       // under mpirun, srun, or alone (one rank)
 ///     auto mean = ...; world.process_group()->allreduce(...);
 ///
+/// Processes that MPI does not join, such as those of torchrun or of srun without PMIx, are refused before MPI starts:
+/// the constructor throws an AgreedError with ExitCode::launch on each of them.
+///
 /// A World is used from the thread that built it. Errors of collective calls are thrown as `Error`
 /// with ExitCode::rank_lost; after one, every further collective fails the same way. Destroying a World while an
 /// exception unwinds does not wait for other ranks: call `abort` for that.

@@ -61,8 +61,6 @@ bool mpi_speaks_pmi() {
 #endif
 }
 
-constexpr const char* kUseMpirun = "start it with `launch/run -n {0} -- …`, or `mpirun -n {0} …`";
-
 // A launcher that hands each process its place by variables that MPI does not read.
 struct Launcher {
   const char* name;
@@ -82,7 +80,9 @@ int ranks_to_join() {
   return 0;
 }
 
-std::string use_mpirun(int tasks) { return fmt::format(fmt::runtime(kUseMpirun), tasks); }
+std::string use_mpirun(int tasks) {
+  return fmt::format("start it with `launch/run -n {0} -- …`, or `mpirun -n {0} …`", tasks);
+}
 
 // WORLD_SIZE by itself may have been exported for another program. torchrun's own mark says more than mpirun's
 // variables, which torchrun passes on when it was itself started by mpirun.
@@ -112,6 +112,14 @@ std::optional<SeparateTasks> tasks_of_another_mpi() {
                        use_mpirun(tasks) + " of the MPI that lockstep was built with (`lockstep --version` names it)"};
 }
 
+std::optional<SeparateTasks> tasks_of_others() {
+  for (const Launcher& other : kOthers) {
+    const int tasks = number(other.size, 1);
+    if (tasks > 1) return SeparateTasks{other.name, tasks, number(other.rank, 0), use_mpirun(tasks)};
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::optional<SeparateTasks> separate_tasks(int mpi_size) {
@@ -119,15 +127,12 @@ std::optional<SeparateTasks> separate_tasks(int mpi_size) {
   if (auto tasks = tasks_of_torchrun(joined)) return tasks;
   // What MPI has joined, or is about to join, is one job.
   if (joined > 1 || is_set("OMPI_COMM_WORLD_SIZE")) return std::nullopt;
-  const bool may_still_join = mpi_size == 0 && (is_set("PMIX_RANK") || is_set("FLUX_JOB_ID") || mpi_speaks_pmi());
-  if (may_still_join) return std::nullopt;
-  if (auto tasks = tasks_of_srun()) return tasks;
-  if (auto tasks = tasks_of_another_mpi()) return tasks;
-  for (const Launcher& other : kOthers) {
-    const int tasks = number(other.size, 1);
-    if (tasks > 1) return SeparateTasks{other.name, tasks, number(other.rank, 0), use_mpirun(tasks)};
-  }
-  return std::nullopt;
+  auto tasks = tasks_of_srun();
+  if (!tasks) tasks = tasks_of_another_mpi();
+  if (!tasks) tasks = tasks_of_others();
+  const auto may_still_join = [] { return is_set("PMIX_RANK") || is_set("FLUX_JOB_ID") || mpi_speaks_pmi(); };
+  if (tasks && mpi_size == 0 && may_still_join()) return std::nullopt;
+  return tasks;
 }
 
 void refuse_separate_tasks(int mpi_size) {
