@@ -72,6 +72,7 @@ CheckpointWriter::Outcome CheckpointWriter::write(const Job& job) {
     if (what) what();
   };
   try {
+    call(options_.guard);  // a folder that was renamed is not made anew
     make_folder(options_.folder);
     for (const std::string& file : job.sync) sync_file(file);
     const SafetensorsPieces checkpoint = checkpoint_pieces(job.tensors, job.state, job.digests);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace lockstep {
 
@@ -15,13 +16,14 @@ class RunOwner {
   /// Takes the run: writes the token durably. `restart` counts starts of one run. Throws Error (io).
   RunOwner(const std::string& folder, int64_t restart);
 
-  /// Throws Error (launch) saying who has the run now, when this is not its owner any more, be it that the token is
-  /// gone. One that cannot be read throws Error (io).
+  /// Throws Error (launch) if this is not the owner any more: it says who has the run now, or that the run folder or
+  /// the token is gone. A token that cannot be read throws Error (io).
   void check() const;
 
  private:
   std::string path_;
   std::string token_;
+  std::pair<uint64_t, uint64_t> folder_number_;  // device and inode
 };
 
 }  // namespace lockstep
