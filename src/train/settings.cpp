@@ -17,6 +17,7 @@
 #include "store/utf8.h"
 #include "train/nearest.h"
 #include "train/recipes.h"
+#include "train/synonyms.h"
 
 namespace lockstep {
 namespace {
@@ -157,8 +158,10 @@ const Info& find(const std::string& name, const std::string& where) {
   for (const Info& info : infos()) {
     if (name == info.name) return info;
   }
+  const std::string meant = setting_meant(name);
   throw Error(ExitCode::usage, fmt::format("{}: no setting is called '{}'", where, name),
-              did_you_mean(name, names()) + "all settings: lockstep train --help");
+              (meant.empty() ? did_you_mean(name, names()) : fmt::format("did you mean '{}'? ", meant)) +
+                  "all settings: lockstep train --help");
 }
 
 std::string allowed(const Info& info) {

@@ -88,6 +88,17 @@ class BadInputTest(LockstepTest):
         self.assert_train_refused(USAGE, ["--max-stesp", "--max-steps"], "--max-stesp=3", ranks=(0,))
         self.assert_refused(lockstep("evaluate", "run", "--jsno"), USAGE, "--jsno", "--json")
 
+    def test_a_flag_of_another_program_is_answered_with_what_it_means(self):  # ctest: waits
+        for words, said in (
+            (["-lr", "0.1"], "write --set optim.lr=0.1;"),
+            (["lr=0.1"], "write --set optim.lr=0.1;"),
+            (["--gpu", "0"], "write --device cuda: each rank takes one GPU"),
+            (["--set", "learning_rate=1"], "did you mean 'optim.lr'?"),
+        ):
+            self.assert_refused(lockstep(*self.words(*words)), USAGE, said)
+        self.assert_refused(lockstep("evaluate", "run", "--batch-size", "3"), USAGE, "write --batch 3;")
+        self.assertFalse((self.folder / "run").exists())
+
     def test_an_unknown_recipe_names_the_nearest(self):  # ctest: waits
         self.assert_train_refused(USAGE, ["tutorail", "'tutorial'"], recipe="tutorail")
 
