@@ -31,7 +31,8 @@ enum class Tta { none, mirror, shifts };
 /// fixed batches of `batch`, in order; batch i is done by rank i mod world size; the batch results are added in batch
 /// order in double. So every digit is the same on every rank and at every rank count, given the same threads per rank.
 /// The net is on World::device. Leaves its mode as it was. `shown`: how the images are, for instance normalised as in
-/// training.
+/// training. Ranks must give the same images (compared byte by byte once a process) in the same way, and a net of the
+/// same values (not compared). Throws AgreedError (launch) that names the ranks that give others.
 Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch, const Augmentation& shown = {},
                     Tta tta = Tta::none);
 

@@ -15,8 +15,8 @@ class World;
 struct TrainRequest {
   Settings settings;
   std::string recipe = "recipe";  ///< its name, for the banner and the default folder
-  std::string out;                ///< the run folder; empty: runs/RECIPE-YYYYMMDD-HHMMSS
-  bool overwrite = false;         ///< replace a run that `out` holds
+  std::string out;         ///< the run folder; empty: runs/RECIPE-YYYYMMDD-HHMMSS, with -2 and so on if it is taken
+  bool overwrite = false;  ///< replace a run that `out` holds: the files that its files.txt names
   /// Where the run goes on: empty (it begins), "auto" (from the newest good checkpoint of `out`, or anew when there is
   /// none), a run folder, or a checkpoint. Then `out` defaults to that run.
   std::string resume;
@@ -48,7 +48,8 @@ std::optional<Settings> settings_to_resume(World& world, const std::string& resu
 /// Collective: trains on World::device as the settings say and leaves the run folder on rank 0: config.toml,
 /// metrics.jsonl, TensorBoard events, checkpoints, the weights of each epoch (MODEL_EPOCH.pth) and the last ones
 /// (final.pth). A run that goes on ends with the bits of one that was never interrupted, at the same number of ranks
-/// and threads. Settings that would change them are refused: AgreedError (resume_refused). Wrong settings, data or
+/// and threads. Settings that would change them are refused: AgreedError (resume_refused). Ranks that were
+/// given other settings or data than rank 0 are refused: AgreedError (launch). Wrong settings, data or
 /// folders end in the same AgreedError on every rank, before the first step and with nothing written or removed; an
 /// Error that only one rank sees (a full disk) is thrown there, and the caller ends the job by World::abort.
 TrainResult train(World& world, const TrainRequest& request);

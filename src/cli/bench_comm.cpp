@@ -177,14 +177,18 @@ int bench_comm_command(const Words& words) {
     Request request;
     at::Tensor buffer;
     DeviceWish device = DeviceWish::cpu;
+    std::optional<cxxopts::ParseResult> flags;
+    agree_on_command(world, "bench comm");
     world.together([&] {
-      const auto flags = parse(options, words);
+      flags = parse(options, words);
       request = request_from(*flags, world.size());
       device = device_wish((*flags)["device"].as<std::string>());
       buffer = make_buffer(world, *std::max_element(request.sizes.begin(), request.sizes.end()));
       // A file that cannot be written is found out now and not after the sweep.
       if (world.rank() == 0 && !request.json.empty()) AppendFile(request.json, AppendFile::Mode::append);
     });
+    agree_on_flags(world, *flags,
+                   {"min", "max", "factor", "sizes", "iterations", "warmup", "check", "own-memory", "device"});
     world.choose_device(device);
     if (!request.own_memory) share_storage(world, buffer);
     return bench_comm(world, request, buffer.to(world.device()));

@@ -156,8 +156,10 @@ int bench_step_command(const Words& words) {
     Workload workload;
     std::string json;
     DeviceWish device = DeviceWish::cpu;
+    std::optional<cxxopts::ParseResult> flags;
+    agree_on_command(world, "bench step");
     world.together([&] {
-      const auto flags = parse(cli, words);
+      flags = parse(cli, words);
       device = device_wish((*flags)["device"].as<std::string>());
       if (!flags->unmatched().empty()) {
         throw Error(ExitCode::usage, fmt::format("'{}' is not a flag", flags->unmatched()[0]),
@@ -175,6 +177,9 @@ int bench_step_command(const Words& words) {
       if (flags->count("json") > 0) json = (*flags)["json"].as<std::string>();
       if (world.rank() == 0 && !json.empty()) AppendFile(json, AppendFile::Mode::append);
     });
+    agree_on_flags(world, *flags,
+                   {"layers", "width", "model", "memory-format", "precision", "profile", "batch", "steps",
+                    "bucket-bytes", "device"});
     world.choose_device(device);
     const BenchJob job = bench_job(world);
     const StepTimes times = measure_step(world, options);

@@ -15,6 +15,7 @@
 #include "lockstep/world.h"
 #include "train/batches.h"
 #include "train/device_path.h"
+#include "train/inputs.h"
 #include "train/tta.h"
 #include "world/last_words.h"
 
@@ -87,8 +88,10 @@ int evaluate_command(const Words& words) {
     std::string note;
     bool json = false;
     DeviceWish device = DeviceWish::cpu;
+    std::optional<cxxopts::ParseResult> flags;
+    agree_on_command(world, "evaluate");
     world.together([&] {
-      const auto flags = parse(options, words);
+      flags = parse(options, words);
       device = device_wish((*flags)["device"].as<std::string>());
       if (flags->count("target") == 0) {
         throw Error(ExitCode::usage, "nothing to evaluate was named", "lockstep evaluate RUN|FILE --data-dir DIR");
@@ -112,6 +115,10 @@ int evaluate_command(const Words& words) {
       net = make_net(target.settings.model_name);
       note = load_state_dict(*net, load_weights(target.weights), target.weights);
     });
+    agree_on_flags(world, *flags, {"device"});
+    agree_on_evaluation(world, target.settings);
+    agree_on_data(world, {&*data});
+    agree_on_weights(world, target.weights, state_dict(*net));
     if (world.rank() == 0 && !note.empty()) print_warning(note, "");
     world.choose_device(device);
     const Settings& settings = target.settings;

@@ -12,6 +12,7 @@
 #include "lockstep/trainer.h"
 #include "lockstep/world.h"
 #include "train/seeds.h"
+#include "train/synonyms.h"
 
 namespace lockstep {
 namespace {
@@ -119,8 +120,12 @@ TrainRequest request_from(const cxxopts::ParseResult& flags, int world_size, con
                 "for instance --trace-steps 11:20; steps count from 1");
   }
   if (!flags.unmatched().empty()) {
-    throw Error(ExitCode::usage, fmt::format("'{}' is not a flag", flags.unmatched()[0]),
-                "all flags: lockstep train --help");
+    const std::string& word = flags.unmatched()[0];
+    const size_t equals = word.find('=');  // "lr=0.1"
+    const std::string meant = equals == std::string::npos ? "" : setting_meant(word.substr(0, equals));
+    throw Error(ExitCode::usage, fmt::format("'{}' is not a flag", word),
+                (meant.empty() ? "" : fmt::format("write --set {}{}; ", meant, word.substr(equals))) +
+                    "all flags: lockstep train --help");
   }
   return request;
 }
@@ -153,11 +158,13 @@ int train_command(const Words& words) {
     std::string resume;
     std::string out;
     std::optional<cxxopts::ParseResult> flags;
+    agree_on_command(world, "train");
     world.together([&] {
       flags = parse(options, words);
       if (flags->count("resume") > 0) resume = (*flags)["resume"].as<std::string>();
       if (flags->count("out") > 0) out = (*flags)["out"].as<std::string>();
     });
+    agree_on_flags(world, *flags, {"device", "seeds"});
     const std::optional<Settings> before = settings_to_resume(world, resume, out);
     world.together([&] {
       device = device_wish((*flags)["device"].as<std::string>());

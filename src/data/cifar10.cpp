@@ -12,11 +12,13 @@
 #include <optional>
 #include <utility>
 
+#include "data/file_digests.h"
 #include "data/other_forms.h"
 #include "data/synthetic.h"
 #include "lockstep/augment.h"
 #include "lockstep/error.h"
 #include "log/text.h"
+#include "store/digest.h"
 #include "store/files.h"
 #include "store/mapped_file.h"
 
@@ -51,6 +53,7 @@ struct Cifar10::File {
   int64_t check_records(const std::string& folder) const;
 
   std::string path;
+  std::string identity;
   std::optional<MappedFile> mapped;
   const uint8_t* bytes = nullptr;
   int64_t size = 0;
@@ -62,6 +65,7 @@ Cifar10::File::File(const std::string& name, const std::string& folder)
   Descriptor file = open_data(path, folder);
   struct stat status {};
   if (::fstat(file.number(), &status) != 0) throw file_error("read", path, errno);
+  identity = file_identity(status);
   size = status.st_size;
   if (size == 0) {
     throw Error(ExitCode::damaged,
@@ -151,6 +155,22 @@ Cifar10 Cifar10::open(const std::string& folder, Split split) {
     data.size_ += records;
   }
   return data;
+}
+
+std::vector<Cifar10::Source> Cifar10::sources() const {
+  std::vector<Source> all;
+  for (const auto& file : files_) {
+    all.push_back({.path = file->path,
+                   .identity = file->identity,
+                   .bytes = std::span(file->bytes, static_cast<std::size_t>(file->size))});
+  }
+  return all;
+}
+
+std::string Cifar10::digest(int threads) const {
+  std::string all;
+  for (const std::string& one : file_digests(sources(), threads)) all += one;
+  return digest_bytes(all);
 }
 
 const uint8_t* Cifar10::record(int64_t index) const {

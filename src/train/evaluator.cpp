@@ -5,18 +5,25 @@
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/GradMode.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <numeric>
 
+#include "ddp/agreement.h"
 #include "lockstep/cifar10.h"
 #include "lockstep/net.h"
 #include "lockstep/world.h"
+#include "train/inputs.h"
 #include "train/tta.h"
 
 namespace lockstep {
 
 Evaluation evaluate(World& world, Net& net, const Cifar10& data, int64_t batch, const Augmentation& shown, Tta tta) {
+  agree(world, "how to evaluate",
+        {fmt::format("batches of {}", batch), fmt::format("test-time augmentation {}", static_cast<int>(tta)),
+         shown.normalize ? "normalised images" : "images as they are"});
+  agree_on_data(world, {&data});
   const c10::NoGradGuard no_gradients;
   const bool was_training = net.is_training();
   net.eval();

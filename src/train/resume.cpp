@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "ddp/agreement.h"
 #include "lockstep/error.h"
 #include "lockstep/trainer.h"
 #include "lockstep/world.h"
@@ -85,6 +86,7 @@ std::optional<Read> read_on_rank_0(const std::string& resume, const std::string&
 std::string checkpoints_of(const std::string& run) { return run + "/checkpoints"; }
 
 std::optional<ResumePoint> find_resume_point(World& world, const std::string& resume, const std::string& out) {
+  agree(world, "what to go on with", {resume.empty() ? "no --resume" : "--resume " + resume});
   if (resume.empty()) return std::nullopt;
   ResumePoint point;
   Json mine;
@@ -113,7 +115,7 @@ std::optional<ResumePoint> find_resume_point(World& world, const std::string& re
   return point;
 }
 
-void check_resume(const ResumePoint& from, const Settings& settings, const std::string& data) {
+void check_resume(const ResumePoint& from, const Settings& settings, const DataMarks& data) {
   const std::vector<std::string> refused = refused_changes(from.state, settings, data);
   if (refused.empty()) return;
   throw Error(ExitCode::resume_refused,

@@ -22,15 +22,15 @@ struct ResumePoint {
 
 /// Collective; rank 0 reads. `resume` is what --resume takes: "auto" for the newest good checkpoint of the run `out`,
 /// nothing when that has none; a run folder; or a checkpoint. Empty: nothing. Throws AgreedError: usage (auto without a
-/// run), missing, damaged, io.
+/// run), missing, damaged, io; launch if ranks name other things.
 std::optional<ResumePoint> find_resume_point(World& world, const std::string& resume, const std::string& out);
 
 /// Collective: rank 0's tensors whose names begin with `prefix`, without it, on every rank and in host memory.
 NamedTensors share_tensors(World& world, const NamedTensors& tensors, const std::string& prefix);
 
 /// Local: throws Error (resume_refused) naming every setting that may not change and does, and the images if they are
-/// others. `data`: as data_mark.
-void check_resume(const ResumePoint& from, const Settings& settings, const std::string& data);
+/// others.
+void check_resume(const ResumePoint& from, const Settings& settings, const DataMarks& data);
 
 /// The folder of a run's checkpoints.
 std::string checkpoints_of(const std::string& run);

@@ -2,87 +2,38 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/stat.h>
 
 #include <algorithm>
-#include <charconv>
-#include <ctime>
+#include <cerrno>
+#include <cstddef>
 #include <exception>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "lockstep/error.h"
 #include "store/checkpoint_folder.h"
 #include "store/files.h"
 #include "store/zip_reader.h"
+#include "train/fault.h"
 #include "train/resume.h"
+#include "train/run_log.h"
 
 namespace lockstep {
 namespace {
 
 namespace fs = std::filesystem;
 
-// The epoch of MODEL_EPOCH.pth, -1 for any other name.
-int64_t epoch_of(const fs::path& path) {
-  const std::string stem = path.stem().string();
-  const size_t bar = stem.rfind('_');
-  if (path.extension() != ".pth" || bar == std::string::npos) return -1;
-  int64_t epoch = -1;
-  const auto [end, error] = std::from_chars(stem.data() + bar + 1, stem.data() + stem.size(), epoch);
-  return error == std::errc() && end == stem.data() + stem.size() ? epoch : -1;
-}
+// Paths of a run's checkpoints of later steps than the one it goes on from.
+struct LaterCheckpoints {
+  std::vector<std::string> good;
+  std::vector<std::string> damaged;
+};
 
-bool is_of_a_run(const fs::path& path) {
-  const std::string name = path.filename().string();
-  return name == "config.toml" || name == "metrics.jsonl" || name == "final.pth" || name == "owner" ||
-         (name == "checkpoints" && fs::is_directory(path)) ||
-         (name.starts_with("flight-rank-") && name.ends_with(".json")) || name.starts_with("events.out.tfevents.") ||
-         epoch_of(path) >= 0;
-}
-
-std::vector<fs::path> files_of_run(const std::string& folder) {
-  std::vector<fs::path> files;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (is_of_a_run(entry.path())) files.push_back(entry.path());
-  }
-  return files;
-}
-
-}  // namespace
-
-std::string default_run_folder(const std::string& recipe) {
-  const std::time_t now = std::time(nullptr);
-  std::tm local = {};
-  localtime_r(&now, &local);
-  return fmt::format("runs/{}-{:%Y%m%d-%H%M%S}", fs::path(recipe).stem().string(), local);
-}
-
-bool same_folder(const std::string& one, const std::string& other) {
-  std::error_code error;
-  return fs::equivalent(one, other, error);
-}
-
-void prepare_run_folder(const std::string& folder, bool overwrite, const std::string& config_toml) {
-  make_folder(folder);
-  const std::vector<fs::path> old = files_of_run(folder);
-  if (!old.empty() && !overwrite) {
-    throw Error(ExitCode::usage, fmt::format("{} already holds a run", folder),
-                "choose another --out, or give --overwrite to replace that run");
-  }
-  for (const fs::path& path : old) {
-    std::error_code error;
-    fs::remove_all(path, error);
-    if (error) throw file_error("remove", path.string(), error.value());
-  }
-  write_durably(folder + "/config.toml", config_toml);
-}
-
-bool holds_no_weights(const std::string& folder) {
-  const std::vector<fs::path> files = files_of_run(folder);
-  return std::none_of(files.begin(), files.end(), [](const fs::path& path) { return path.extension() == ".pth"; });
-}
-
+// Changes nothing. Throws Error (usage) if there are good ones, unless `overwrite` says that they may go.
 LaterCheckpoints later_checkpoints(const std::string& folder, int64_t step, bool overwrite) {
   const std::string checkpoints = checkpoints_of(folder);
   const auto verifies = [](const std::string& path) {
@@ -109,7 +60,30 @@ LaterCheckpoints later_checkpoints(const std::string& folder, int64_t step, bool
   return later;
 }
 
-void rewind_run_folder(const std::string& folder, const LaterCheckpoints& later, const std::string& config_toml) {
+// True when what lies in the folder is at most the beginning of a run that ended before its first checkpoint (of which
+// there is none), so that nothing is lost when the run begins again.
+bool holds_no_weights(const std::string& folder, const RunFiles& files) {
+  return std::none_of(files.names().begin(), files.names().end(), [&](const std::string& name) {
+    std::error_code error;
+    return name.ends_with(".pth") && fs::exists(folder + "/" + name, error);
+  });
+}
+
+// Goes on in the run's own folder, and makes it what it was at the checkpoint: good checkpoints of later steps go,
+// damaged ones are put aside.
+void go_on(const ResumePoint& from, const std::string& folder, bool overwrite, const std::string& config,
+           TakenFolder& taken) {
+  const LaterCheckpoints later = later_checkpoints(folder, from.state.step, overwrite);
+  RunFiles& files = taken.files;
+  for (const auto& [name, bytes] : from.state.logs.events) files.add({name});
+  std::vector<std::string> unknown;
+  if (!files.has_list()) {
+    for (const std::string& name : files.others()) {
+      if (name.starts_with("events.out.tfevents.")) unknown.push_back(name);
+    }
+    files.write();  // it holds what only the old owner's token tells, which goes now
+  }
+  taken.owner.emplace(folder, restart_count());  // before anything changes: who wrote here until now must stop
   const auto must = [](const std::error_code& error, const std::string& path) {
     if (error) throw file_error("remove or rename", path, error.value());
   };
@@ -122,10 +96,70 @@ void rewind_run_folder(const std::string& folder, const LaterCheckpoints& later,
     fs::rename(path, path + ".damaged", error);
     must(error, path);
   }
-  remove_leftovers(checkpoints_of(folder));
+  files.remove_leftovers();
   fs::remove(folder + "/final.pth", error);
   must(error, folder + "/final.pth");
-  write_durably(folder + "/config.toml", config_toml);
+  write_durably(folder + "/config.toml", config);
+  taken.notes = cut_log(folder, from.state.logs, files);
+  if (!unknown.empty()) {
+    taken.notes.push_back(
+        fmt::format("{}: left as it is, because nothing tells whether this run wrote it; if it did, TensorBoard shows "
+                    "some steps twice",
+                    fmt::join(unknown, ", ")));
+  }
+}
+
+}  // namespace
+
+std::string default_run_folder(const std::string& recipe, std::time_t now) {
+  std::tm local = {};
+  localtime_r(&now, &local);
+  make_folder("runs");
+  const std::string name = fmt::format("runs/{}-{:%Y%m%d-%H%M%S}", fs::path(recipe).stem().string(), local);
+  for (int number = 1;; ++number) {
+    const std::string folder = number == 1 ? name : fmt::format("{}-{}", name, number);
+    if (::mkdir(folder.c_str(), 0777) == 0) return folder;
+    if (errno != EEXIST) throw file_error("make the folder", folder, errno);
+  }
+}
+
+bool same_folder(const std::string& one, const std::string& other) {
+  std::error_code error;
+  return fs::equivalent(one, other, error);
+}
+
+TakenFolder take_run_folder(const std::string& folder, const TrainRequest& request, const ResumePoint* from,
+                            int ranks) {
+  const std::string config = to_toml(request.settings);
+  make_folder(folder);
+  const RunFiles old(folder);
+  TakenFolder taken{.files = old};
+  if (from != nullptr && !from->run.empty() && same_folder(from->run, folder)) {
+    taken.same_run = true;
+    taken.files.add_those_of(request.settings, ranks);
+    go_on(*from, folder, request.overwrite, config, taken);
+    return taken;
+  }
+  const bool nothing_lost = request.resume == "auto" && holds_no_weights(folder, old);
+  if (old.any() && !request.overwrite && !nothing_lost) {
+    throw Error(ExitCode::usage, fmt::format("{} already holds a run", folder),
+                "choose another --out, or give --overwrite to replace that run");
+  }
+  taken.files.add_those_of(request.settings, ranks);
+  taken.owner.emplace(folder, restart_count());
+  old.remove_all({"owner"});
+  for (const std::string& name : old.names()) {
+    if (epoch_of(name) >= 0 || name.starts_with("events.out.tfevents.")) taken.files.drop(name);
+  }
+  write_durably(folder + "/config.toml", config);
+  if (const std::vector<std::string> others = taken.files.others(); request.overwrite && !others.empty()) {
+    constexpr size_t kMost = 8;
+    taken.notes.push_back(fmt::format(
+        "{}: left as they are, because no run's list names them: {}{}", folder,
+        fmt::join(others.begin(), others.begin() + static_cast<std::ptrdiff_t>(std::min(kMost, others.size())), ", "),
+        others.size() > kMost ? fmt::format(" and {} more", others.size() - kMost) : ""));
+  }
+  return taken;
 }
 
 std::string last_weights(const std::string& folder) {
@@ -137,16 +171,18 @@ std::string last_weights(const std::string& folder) {
   } catch (const Error&) {
     none_good = std::current_exception();
   }
-  fs::path best;
-  for (const fs::path& path : files_of_run(folder)) {
-    if (epoch_of(path) >= 0 && (best.empty() || epoch_of(path) > epoch_of(best))) best = path;
+  const RunFiles files(folder);
+  std::string best;  // where there is no run, any file of that name will do
+  for (const std::string& name :
+       files.any() ? std::vector(files.names().begin(), files.names().end()) : files.others()) {
+    if (epoch_of(name) > epoch_of(best) && fs::exists(folder + "/" + name)) best = name;
   }
   if (best.empty() && none_good) std::rethrow_exception(none_good);
   if (best.empty()) {
     throw Error(ExitCode::missing, fmt::format("{} holds no weights", folder),
                 "give a run folder or a file of weights");
   }
-  return best.string();
+  return folder + "/" + best;
 }
 
 }  // namespace lockstep

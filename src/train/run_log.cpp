@@ -8,6 +8,7 @@
 #include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -89,11 +90,13 @@ double RunLog::seconds_left(int64_t step) const {
 LogPositions RunLog::positions() const {
   LogPositions now = options_.before;
   now.metrics_bytes = lines_.size();
-  now.events.emplace_back(fs::path(events_.path()).filename().string(), events_.size());
+  now.events.emplace_back(event_file(), events_.size());
   return now;
 }
 
 std::vector<std::string> RunLog::files() const { return {lines_.path(), events_.path()}; }
+
+std::string RunLog::event_file() const { return fs::path(events_.path()).filename().string(); }
 
 void RunLog::warning(const std::string& what) {
   progress_.finish();
@@ -217,23 +220,25 @@ void RunLog::end(int64_t steps, const std::string& reason) {
   events_.flush();
 }
 
-std::string cut_log(const std::string& folder, const LogPositions& positions) {
+std::vector<std::string> cut_log(const std::string& folder, const LogPositions& positions, RunFiles& files) {
   std::vector<std::string> short_ones;
   const auto cut = [&](const std::string& name, int64_t bytes) {
     if (cut_file(folder + "/" + name, bytes) < bytes) short_ones.push_back(name);
   };
   cut("metrics.jsonl", positions.metrics_bytes);
   for (const auto& [name, bytes] : positions.events) cut(name, bytes);
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
+  const std::set<std::string> names = files.names();
+  for (const std::string& name : names) {
     const bool kept = std::any_of(positions.events.begin(), positions.events.end(),
                                   [&](const auto& file) { return file.first == name; });
-    if (name.starts_with("events.out.tfevents.") && !kept) fs::remove(entry.path(), error);
+    if (!name.starts_with("events.out.tfevents.") || kept) continue;
+    std::error_code error;
+    fs::remove(folder + "/" + name, error);
+    if (!error) files.drop(name);
   }
-  if (short_ones.empty()) return "";
-  return fmt::format("{} of the log: shorter than at the checkpoint, so earlier lines are missing",
-                     fmt::join(short_ones, ", "));
+  if (short_ones.empty()) return {};
+  return {fmt::format("{} of the log: shorter than at the checkpoint, so earlier lines are missing",
+                      fmt::join(short_ones, ", "))};
 }
 
 }  // namespace lockstep

@@ -15,6 +15,7 @@
 #include "log/json_lines.h"
 #include "log/progress.h"
 #include "train/plan.h"
+#include "train/run_files.h"
 #include "train/speed.h"
 #include "train/step_clock.h"
 
@@ -26,9 +27,10 @@ struct LogPositions {
   std::vector<std::pair<std::string, int64_t>> events;  ///< names and bytes of TensorBoard's files
 };
 
-/// Takes the log of a run in `folder` back to what it was: files are cut, TensorBoard files that came later go. Rank 0
-/// only. Throws Error (io). Gives a sentence for people when something that was written then is not there any more.
-std::string cut_log(const std::string& folder, const LogPositions& positions);
+/// Takes the log of a run in `folder` back to what it was: files are cut, TensorBoard files of the run that came later
+/// go and leave its list. Rank 0 only. Throws Error (io). Gives a sentence for people if something that was written
+/// then is not there any more.
+std::vector<std::string> cut_log(const std::string& folder, const LogPositions& positions, RunFiles& files);
 
 /// Rank 0 only. What cannot be written (a full disk) is told once and kept until it can be; only end() throws Error
 /// (io) then.
@@ -65,6 +67,7 @@ class RunLog {
 
   LogPositions positions() const;
   std::vector<std::string> files() const;  ///< that are being written
+  std::string event_file() const;          ///< the name of TensorBoard's
   double seconds() const;                  ///< of training, those before included
 
  private:

@@ -50,7 +50,7 @@ std::map<std::string, std::string> by_name(const std::vector<std::pair<std::stri
 std::string RunState::to_json() const {
   Json json = {{"step", step},       {"epoch", epoch},           {"epoch_step", epoch_step},
                {"seconds", seconds}, {"world_size", world_size}, {"threads", threads},
-               {"data", data}};
+               {"data", data},       {"test_data", test_data}};
   if (best) json["best"] = {{"test_accuracy", best->accuracy}, {"epoch", best->epoch}, {"step", best->step}};
   json["metrics_bytes"] = logs.metrics_bytes;
   json["events"] = Json::object();
@@ -71,6 +71,7 @@ RunState RunState::from_json(const std::string& text) {
     json.at("world_size").get_to(state.world_size);
     json.at("threads").get_to(state.threads);
     json.at("data").get_to(state.data);
+    state.test_data = json.value("test_data", "");
     if (json.contains("best")) {
       const Json& best = json.at("best");
       state.best = BestTest{.accuracy = best.at("test_accuracy").get<double>(),
@@ -89,16 +90,19 @@ RunState RunState::from_json(const std::string& text) {
   }
 }
 
-std::string data_mark(const Cifar10& set) {
+DataMarks data_marks(const Cifar10& train, const Cifar10& test) {
+  const auto whole = [](const Cifar10& set) { return fmt::format("{} images, whole {}", set.size(), set.digest()); };
   std::string sample;
-  for (int64_t i = 0; i < set.size(); i += std::max<int64_t>(1, set.size() / 64)) {
-    sample += static_cast<char>(set.label(i));
-    sample.append(reinterpret_cast<const char*>(set.pixels(i)), Cifar10::kPixels);
+  for (int64_t i = 0; i < train.size(); i += std::max<int64_t>(1, train.size() / 64)) {
+    sample += static_cast<char>(train.label(i));
+    sample.append(reinterpret_cast<const char*>(train.pixels(i)), Cifar10::kPixels);
   }
-  return fmt::format("{} images, {}", set.size(), digest_bytes(sample));
+  return {.train = whole(train),
+          .test = whole(test),
+          .train_sample = fmt::format("{} images, {}", train.size(), digest_bytes(sample))};
 }
 
-std::vector<std::string> refused_changes(const RunState& state, const Settings& now, const std::string& data) {
+std::vector<std::string> refused_changes(const RunState& state, const Settings& now, const DataMarks& data) {
   std::vector<std::string> lines;
   const auto current = by_name(setting_values(now));
   const auto kept = by_name(state.settings);
@@ -112,8 +116,12 @@ std::vector<std::string> refused_changes(const RunState& state, const Settings& 
   for (const auto& [name, value] : state.settings) {
     if (!current.contains(name)) lines.push_back(fmt::format("{}: {} in the checkpoint, unknown now", name, value));
   }
-  if (state.data != data)
-    lines.push_back(fmt::format("the training images: {} in the checkpoint, {} now", state.data, data));
+  if (state.data != data.train && state.data != data.train_sample) {
+    lines.push_back(fmt::format("the training images: {} in the checkpoint, {} now", state.data, data.train));
+  }
+  if (!state.test_data.empty() && state.test_data != data.test) {
+    lines.push_back(fmt::format("the test images: {} in the checkpoint, {} now", state.test_data, data.test));
+  }
   return lines;
 }
 

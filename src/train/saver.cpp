@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <string_view>
 #include <utility>
 
 #include "ddp/audit_digests.h"
@@ -121,11 +122,14 @@ void Saver::weights(const std::string& name, int64_t step, Failure failure) {
   my_.guard();
   const std::string path = fmt::format("{}/{}.pth", my_.out, name);
   try {
+    my_.files->claim(name + ".pth");
     const Optimizer::Averaged averaged(my_.optimizer);
     save_pth(path, state_dict(my_.net));
   } catch (const Error& error) {
     if (failure == Failure::thrown || error.code() != ExitCode::io) throw;
-    my_.log->warning(fmt::format("{}; training goes on without this file", error.what()));
+    const bool says_which = std::string_view(error.what()).find(path) != std::string_view::npos;
+    my_.log->warning(
+        fmt::format("{}{}; training goes on without this file", says_which ? "" : "no " + path + ": ", error.what()));
     return;
   }
   if (durable_step_ < step) last_good_ = path;

@@ -34,6 +34,7 @@ class Saver {
     const Fault& fault;
     std::string out;
     RunLog* log = nullptr;             ///< on rank 0 only
+    RunFiles* files = nullptr;         ///< likewise
     std::function<void()> guard = {};  ///< called before anything is written; what it throws passes on
   };
   explicit Saver(const Parts& parts);

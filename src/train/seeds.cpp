@@ -1,11 +1,16 @@
 #include "train/seeds.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <ctime>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
+#include <system_error>
+#include <utility>
 
 #include "lockstep/error.h"
 #include "lockstep/world.h"
@@ -15,6 +20,15 @@
 
 namespace lockstep {
 namespace {
+
+// A folder that goes again if nothing was put into it.
+struct Unused {
+  explicit Unused(std::string name) : folder(std::move(name)) {}
+  ~Unused() { ::rmdir(folder.c_str()); }
+  Unused(const Unused&) = delete;
+  Unused& operator=(const Unused&) = delete;
+  std::string folder;
+};
 
 void check_request(const TrainRequest& request, int64_t count) {
   if (count < 1) {
@@ -44,13 +58,22 @@ MeanAndDeviation spread_of(const std::vector<double>& values) {
 }
 
 TrainResult::End train_seeds(World& world, TrainRequest request, int64_t count) {
-  world.together([&] { check_request(request, count); });
+  std::string out = request.out;
+  std::optional<Unused> made;
+  world.together([&] {
+    check_request(request, count);
+    if (world.rank() != 0) return;
+    if (out.empty()) made.emplace(out = default_run_folder(request.recipe, std::time(nullptr)));
+    if (std::error_code error; !request.overwrite && std::filesystem::exists(out + "/seeds.json", error)) {
+      throw Error(ExitCode::usage, fmt::format("{}/seeds.json is there already, of other runs", out),
+                  "choose another --out, or give --overwrite to replace it");
+    }
+  });
   // One for all runs, so that none between two is lost.
   std::optional<StopRequest> signals;
   if (request.stop_on_signals) signals.emplace();
   request.stop_on_signals = false;
 
-  std::string out = request.out.empty() && world.rank() == 0 ? default_run_folder(request.recipe) : request.out;
   out = world.all_gather(out)[0];
   const int64_t first = request.settings.train_seed;
   std::vector<int64_t> seeds;

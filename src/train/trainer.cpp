@@ -3,16 +3,15 @@
 #include "lockstep/trainer.h"
 
 #include <ATen/Context.h>
-#include <ATen/Version.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <limits>
 #include <numeric>
 #include <optional>
 
-#include "ddp/agreement.h"
 #include "ddp/module_state.h"
 #include "lockstep/audit.h"
 #include "lockstep/cifar10.h"
@@ -25,12 +24,12 @@
 #include "optim/division.h"
 #include "optim/optimizer.h"
 #include "store/checkpoint.h"
-#include "store/run_owner.h"
 #include "train/banner.h"
 #include "train/batches.h"
 #include "train/device_path.h"
 #include "train/fault.h"
 #include "train/gradients.h"
+#include "train/inputs.h"
 #include "train/plan.h"
 #include "train/resume.h"
 #include "train/run_folder.h"
@@ -73,20 +72,6 @@ at::Tensor first_images(const Cifar10& set, int64_t count, const Augmentation& s
   return images;
 }
 
-// Everything that must be the same on all ranks; folders may differ from host to host.
-std::vector<std::string> settings_to_agree_on(const Settings& settings, const World& world) {
-  std::vector<std::string> lines;
-  for (const auto& [name, value] : setting_values(settings)) {
-    if (name != "data.dir") lines.push_back(fmt::format("{} = {}", name, value));
-  }
-  // Its matrix products have other bits with other threads or another processor, and each rank makes them for itself.
-  if (settings.optim_name == "muon") {
-    lines.push_back(fmt::format("threads with optim.name = muon: {}", world.threads()));
-    lines.push_back(fmt::format("processor with optim.name = muon: {}", at::get_cpu_capability()));
-  }
-  return lines;
-}
-
 // Between ranks of one host an update is sent in less time than it is made. Over a network that depends on it, and on
 // GPUs it has never run.
 Division division(World& world, const Settings& settings) {
@@ -123,7 +108,6 @@ TrainResult train(World& world, const TrainRequest& request) {
   if (request.stop_on_signals) signals.emplace();
   Plan plan;
   std::shared_ptr<Net> net;
-  std::string data;
   const std::optional<ResumePoint> from = find_resume_point(world, request.resume, request.out);
   const RunState start = from ? from->state : RunState();
   world.together([&] {
@@ -132,7 +116,11 @@ TrainResult train(World& world, const TrainRequest& request) {
     const std::string folder = Cifar10::find(settings.data_dir);
     train_set = Cifar10::open(folder, Cifar10::Split::train);
     test_set = Cifar10::open(folder, Cifar10::Split::test);
-    data = data_mark(*train_set);
+  });
+  agree_on_request(world, request);
+  agree_on_data(world, {&*train_set, &*test_set});
+  const DataMarks data = data_marks(*train_set, *test_set);
+  world.together([&] {
     if (from) check_resume(*from, settings, data);
     plan = make_plan(settings, world.size(), train_set->size());
     if (from) {  // the same, unless another number of ranks pads epochs otherwise
@@ -159,19 +147,18 @@ TrainResult train(World& world, const TrainRequest& request) {
     move_net(*net, world.device(), settings.train_memory_format);
   });
 
-  agree(world, "settings", settings_to_agree_on(settings, world));
   fault->at(Fault::Point::init);
 
   // Rank 0 owns the run folder.
   TrainResult result;
   result.steps = start.step;
-  std::optional<RunOwner> owner;
+  std::optional<TakenFolder> taken;
   std::optional<RunLog> log;
   const auto guard = [&] {
     try {
-      owner->check();
+      taken->owner->check();
     } catch (const Error& error) {
-      if (error.code() == ExitCode::launch) world.set_flight_folder("");  // the folder is another's
+      if (error.code() == ExitCode::launch) world.set_flight_folder("");  // the folder is another's, or gone
       throw;
     }
   };
@@ -179,20 +166,8 @@ TrainResult train(World& world, const TrainRequest& request) {
     if (!first_rank) return;
     result.out = !request.out.empty()         ? request.out
                  : from && !from->run.empty() ? from->run
-                                              : default_run_folder(request.recipe);
-    const bool same_run = from && !from->run.empty() && same_folder(from->run, result.out);
-    const std::string config = to_toml(settings);
-    std::string missing;
-    if (same_run) {
-      const auto later = later_checkpoints(result.out, start.step, request.overwrite);
-      owner.emplace(result.out, restart_count());  // before anything changes: who wrote here until now must stop
-      rewind_run_folder(result.out, later, config);
-      missing = cut_log(result.out, start.logs);
-    } else {
-      const bool nothing_lost = request.resume == "auto" && holds_no_weights(result.out);
-      prepare_run_folder(result.out, request.overwrite || nothing_lost, config);
-      owner.emplace(result.out, restart_count());
-    }
+                                              : default_run_folder(request.recipe, std::time(nullptr));
+    taken.emplace(take_run_folder(result.out, request, from ? &*from : nullptr, world.size()));
     log.emplace(RunLog::Options{.folder = result.out,
                                 .quiet = request.quiet,
                                 .synthetic = train_set->synthetic() || test_set->synthetic(),
@@ -202,10 +177,12 @@ TrainResult train(World& world, const TrainRequest& request) {
                                 .world_size = world.size(),
                                 .first_step = start.step,
                                 .seconds_before = start.seconds,
-                                .before = same_run ? start.logs : LogPositions(),
+                                .before = taken->same_run ? start.logs : LogPositions(),
                                 .guard = guard});
-    if (!same_run) log->start(world.size(), world.threads(), count_parameters(*net), world.device_text());
-    if (!missing.empty()) log->warning(missing);
+    taken->files.add({log->event_file()});
+    taken->files.write();
+    if (!taken->same_run) log->start(world.size(), world.threads(), count_parameters(*net), world.device_text());
+    for (const std::string& note : taken->notes) log->warning(note);
   });
   world.set_flight_folder(world.all_gather(result.out)[0]);
 
@@ -253,6 +230,7 @@ TrainResult train(World& world, const TrainRequest& request) {
                .fault = *fault,
                .out = result.out,
                .log = log ? &*log : nullptr,
+               .files = taken ? &taken->files : nullptr,
                .guard = guard});
   std::optional<BestTest> best = start.best;
   int64_t epoch_step = start.epoch_step;
@@ -279,7 +257,8 @@ TrainResult train(World& world, const TrainRequest& request) {
                       .seconds = log ? log->seconds() : 0,
                       .world_size = world.size(),
                       .threads = world.threads(),
-                      .data = data,
+                      .data = data.train,
+                      .test_data = data.test,
                       .best = best,
                       .logs = {},
                       .settings = setting_values(settings)});

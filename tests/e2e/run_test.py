@@ -12,7 +12,7 @@ import unittest
 
 from lockstep_runner import LockstepTest, environment, kill, lockstep, mpirun, processes_of
 
-FILES = ["checkpoints", "config.toml", "final.pth", "metrics.jsonl", "owner", "sjnet_0.pth", "sjnet_1.pth"]
+FILES = ["checkpoints", "config.toml", "files.txt", "final.pth", "metrics.jsonl", "owner", "sjnet_0.pth", "sjnet_1.pth"]
 CHECKPOINTS = ["latest", "step-0000005.safetensors", "step-0000010.safetensors"]
 
 
@@ -119,6 +119,20 @@ class RunTest(LockstepTest):
         self.assertRegex(run.name, r"^tutorial-\d{8}-\d{6}$")
         self.assertIn(f"runs/{run.name}", result.stdout)
 
+    def test_jobs_of_one_second_have_a_folder_each(self):
+        words = ["train", "--recipe", "tutorial", "--data-dir", self.small_data(), "--max-steps", "1", "--threads", "1"]
+        now = time.time()
+        for second in range(-1, 60):  # whenever it starts, another job was there first
+            name = time.strftime("tutorial-%Y%m%d-%H%M%S", time.localtime(now + second))
+            (self.folder / "runs" / name).mkdir(parents=True, exist_ok=True)
+        for number in (2, 3):
+            result = self.done(*words, cwd=self.folder)
+            self.assertRegex(result.stdout, r"runs/tutorial-\d{8}-\d{6}-[23]\b")
+        self.done(*words, "--seeds", "1", cwd=self.folder, ranks=2)
+        made = [run for run in (self.folder / "runs").iterdir() if any(run.iterdir())]
+        self.assertEqual(len(made), 3)
+        self.assertTrue(all(run.name.count("-") == 3 for run in made), made)
+
     def test_a_second_run_in_the_same_folder_needs_overwrite(self):  # ctest: waits
         run = self.folder / "run"
         self.train(run, "--epochs", "2")
@@ -130,7 +144,7 @@ class RunTest(LockstepTest):
             self.assertEqual({path: path.read_bytes() for path in run.rglob("*") if path.is_file()}, before, "a refused run changed the old one")
         self.done(*words, "--overwrite")
         names = [path.name for path in run.iterdir() if "tfevents" not in path.name]
-        self.assertEqual(sorted(names), ["checkpoints", "config.toml", "final.pth", "metrics.jsonl", "notes.txt", "owner", "sjnet_0.pth"])
+        self.assertEqual(sorted(names), ["checkpoints", "config.toml", "files.txt", "final.pth", "metrics.jsonl", "notes.txt", "owner", "sjnet_0.pth"])
         self.assertEqual(len(self.metrics(run, "test")), 1, "the old run's lines are still there")
 
     def test_a_config_as_recipe_gives_the_same_run_again(self):  # ctest: processors=2

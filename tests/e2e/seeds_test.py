@@ -34,6 +34,17 @@ class SeedsTest(LockstepTest):
     def test_seeds_train_one_after_the_other_and_are_summed_up(self):
         self.assert_seeds(ranks=0)
 
+    def test_results_of_other_seeds_are_not_replaced(self):
+        out = self.folder / "out"
+        self.train(out, "--epochs", 1, "--seeds", 1)
+        before = (out / "seeds.json").read_bytes()
+        words = ["train", "--data-dir", self.small_data(), "--out", out, "--epochs", "1", "--seed", "7", "--seeds", "1"]
+        self.assert_refused(lockstep(*words), 64, "seeds.json is there already")
+        self.assertEqual((out / "seeds.json").read_bytes(), before)
+        self.assertFalse((out / "seed-7").exists())
+        self.done(*words, "--overwrite")
+        self.assertEqual(json.loads((out / "seeds.json").read_text())["seeds"], [7])
+
     def test_seeds_train_one_after_the_other_on_2_ranks(self):  # ctest: processors=2
         self.assert_seeds(ranks=2)
 
