@@ -14,7 +14,7 @@ namespace {
 
 constexpr auto kRedraw = std::chrono::milliseconds(100);
 constexpr auto kPlainLine = std::chrono::seconds(10);
-constexpr int kSmallestBar = 10;
+constexpr int kSmallestBar = 8;
 constexpr int kLargestBar = 40;
 constexpr const char* kEraseLine = "\r\x1b[K";
 
@@ -48,21 +48,21 @@ std::string progress_text(const ProgressState& state, int width) {
     parts.push_back(fmt::format("step {}", state.step));
   }
   if (!std::isnan(state.loss)) parts.push_back(fmt::format("loss {:.4f}", state.loss));
-  if (state.images_per_s > 0) parts.push_back(grouped(std::llround(state.images_per_s)) + " images/s");
   if (state.seconds_left >= 0) parts.push_back(human_duration(state.seconds_left) + " left");
+  if (state.images_per_s > 0) parts.push_back(grouped(std::llround(state.images_per_s)) + " images/s");
 
-  const std::string head =
-      state.epochs > 0 ? fmt::format("epoch {}/{}  ", std::min(state.epoch + 1, state.epochs), state.epochs) : "";
-  std::string tail = parts[0];
-  const auto limit = width > 0 ? static_cast<std::size_t>(width) : std::string::npos;
-  for (std::size_t i = 1; i < parts.size() && head.size() + tail.size() + 2 + parts[i].size() <= limit; ++i) {
-    tail += "  " + parts[i];
+  // Epochs count from 0, as in the lines and files of a run.
+  const std::string head = state.epochs > 0 ? fmt::format("epoch {}  ", std::min(state.epoch, state.epochs - 1)) : "";
+  if (width <= 0) return head + parts_within(parts, 0);
+  const auto limit = static_cast<std::size_t>(width);
+  const std::size_t beside = head.size() + kSmallestBar + 4;  // brackets and two blanks
+  if (state.total_steps <= 0 || limit < beside + parts[0].size()) {
+    parts[0].insert(0, head);
+    return parts_within(parts, limit).substr(0, limit);
   }
-  const int room = width - static_cast<int>(head.size() + tail.size()) - 4;  // brackets and two blanks
-  if (room >= kSmallestBar && state.total_steps > 0) {
-    return head + bar(part_done(state), std::min(room, kLargestBar)) + "  " + tail;
-  }
-  return (head + tail).substr(0, limit);
+  const std::string tail = parts_within(parts, limit - beside);
+  const auto room = static_cast<int>(limit - head.size() - tail.size() - 4);
+  return head + bar(part_done(state), std::min(room, kLargestBar)) + "  " + tail;
 }
 
 void Progress::step(const ProgressState& state) {

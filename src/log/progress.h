@@ -59,8 +59,8 @@ class Progress {
   Clock::time_point last_{};
 };
 
-/// One line without its line break: epoch, bar, percent, step, loss, rate, time left; the bar takes what `width`
-/// columns leave, and parts at the end go when it is too narrow. width 0: no bar, no limit.
+/// One line without its line break: epoch, bar, percent, step, loss, time left, rate. Where `width` columns are too
+/// few, parts at the end go first and the bar last. width 0: no bar, no limit.
 std::string progress_text(const ProgressState& state, int width);
 
 }  // namespace lockstep

@@ -16,15 +16,21 @@
 namespace lockstep {
 namespace {
 
-std::string network_table(const NamedTensors& parameters) {
-  int64_t total = 0;
-  std::string rows;
-  for (const auto& [name, tensor] : parameters) {
-    total += tensor.numel();
-    const std::string shape = fmt::format("{}", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), "x"));
-    rows += fmt::format("    {:<24} {:<14} {:>10}\n", name, shape, grouped(tensor.numel()));
+// "optim.lr = 0.02, train.epochs = 3": what is not as in the recipe, but for what other rows say.
+std::string changes_of(const Settings& settings, const Settings& recipe) {
+  std::string text;
+  const auto before = setting_values(recipe), now = setting_values(settings);
+  for (size_t i = 0; i < now.size(); ++i) {
+    if (now[i] == before[i] || now[i].first == "data.dir") continue;
+    text += fmt::format("{}{} = {}", text.empty() ? "" : ", ", now[i].first, now[i].second);
   }
-  return fmt::format("{} parameters\n{}", grouped(total), rows);
+  return text;
+}
+
+int64_t values_in(const NamedTensors& parameters) {
+  int64_t total = 0;
+  for (const auto& [name, tensor] : parameters) total += tensor.numel();
+  return total;
 }
 
 // Equal ones once: "cuda:0 (H100) on rank 0, cuda:1 (H100) on rank 1", "cpu".
@@ -59,12 +65,14 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
   const auto oversubscribed = world.all_gather(world.threads() > world.cores() ? "x" : "");
   if (world.rank() != 0) return "";
 
+  const std::size_t columns = facts.columns;
   const std::string synthetic = train_set.synthetic() || test_set.synthetic() ? "SYNTHETIC " : "";
   const bool same_threads =
       std::all_of(threads.begin(), threads.end(), [&](const auto& text) { return text == threads[0]; });
   std::string text = fmt::format("lockstep {} · recipe {}\n", version(), facts.recipe);
   const auto row = [&](const char* name, const std::string& value) {
-    text += fmt::format("  {:<9} {}\n", name, value);
+    constexpr size_t kValue = 12;  // where values begin
+    text += fmt::format("{}\n", fmt::join(wrapped(fmt::format("  {:<9} {}", name, value), columns, kValue), "\n"));
   };
   row("ranks", fmt::format("{} on {} host{} ({})", world.size(), world.hosts(), world.hosts() == 1 ? "" : "s",
                            hosts_text(hosts)));
@@ -83,9 +91,8 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
                                : fmt::format("{} or {}", plan.most_per_rank, plan.least_per_rank),
                            plan.accumulate > 1 ? fmt::format(", in {} passes a shard", plan.accumulate) : ""));
   if (settings.train_virtual_ranks > 0) {
-    row("shards", fmt::format("{} virtual ranks, {} on each rank: the same bits at any rank count, ≈ {:.0f} % slower "
-                              "(measured just now)",
-                              plan.shards, plan.shards_per_rank, std::max(0.0, 100 * facts.virtual_ranks_slower)));
+    row("shards", fmt::format("{} virtual ranks, {} on each rank: same bits, ≈ {:.0f} % slower", plan.shards,
+                              plan.shards_per_rank, std::max(0.0, 100 * facts.virtual_ranks_slower)));
   } else if (world.size() > 1) {
     row("gradients", fmt::format("averaged in buckets of {} bytes, {} backward{}", grouped(settings.ddp_bucket_bytes),
                                  world.device().is_cuda() ? "by NCCL beside"
@@ -102,9 +109,12 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
     row("updates", fmt::format("of filters divided among {} ranks, each sends what it made", world.size()));
   row("run", facts.out);
   if (!facts.fault.empty()) row("FAULT", facts.fault + " (planted by LOCKSTEP_FAULT)");
-  text += "  settings\n";
-  for (const auto& [name, value] : setting_values(settings)) text += fmt::format("    {:<24} {}\n", name, value);
-  text += fmt::format("  network   {}, {}", settings.model_name, network_table(parameters));
+  row("network", fmt::format("{}, {} parameters", settings.model_name, grouped(values_in(parameters))));
+  if (facts.settings_of_recipe) {
+    const std::string changes = changes_of(settings, *facts.settings_of_recipe);
+    row("settings", changes.empty() ? "all as in the recipe; config.toml has them"
+                                    : changes + "; others as in the recipe, all in config.toml");
+  }
   return text;
 }
 

@@ -1,6 +1,8 @@
 // What a person reads before the first step.
 #pragma once
 
+#include <cstddef>
+#include <optional>
 #include <string>
 
 #include "lockstep/settings.h"
@@ -14,6 +16,8 @@ class World;
 
 struct BannerFacts {
   std::string recipe;
+  std::optional<Settings> settings_of_recipe;  ///< nothing: none are compared
+  std::size_t columns = 80;                    ///< that a line may take
   std::string out;
   std::string fault;                ///< planted for a test; empty: none
   bool overlap = false;             ///< gradients travel while backward computes

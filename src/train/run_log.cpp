@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -27,25 +28,40 @@ nlohmann::ordered_json to_json(const Spread& spread) {
   return {{"min", spread.least}, {"median", spread.median}, {"max", spread.most}, {"worst_rank", spread.worst_rank}};
 }
 
-std::string text_of(const Spread& spread) {
-  return fmt::format("{:.2f}/{:.2f}/{:.2f} (rank {})", spread.least, spread.median, spread.most, spread.worst_rank);
+// "12.1-12.9", "112-119": of the rank with the least and of that with the most.
+std::string range_of(const Spread& spread) {
+  const int digits = spread.most < 100 ? 1 : 0;
+  return fmt::format("{:.{}f}-{:.{}f}", spread.least, digits, spread.most, digits);
 }
+
+constexpr std::size_t kColumns = 80;
+constexpr const char* kSynthetic = "[SYNTHETIC] ";
 
 }  // namespace
 
 RunLog::RunLog(const Options& options)
     : options_(options),
       terminal_(stdout_is_terminal()),
-      progress_(stdout, terminal_, options.quiet, options.synthetic ? "[SYNTHETIC] " : ""),
+      progress_(stdout, terminal_, options.quiet, options.synthetic ? kSynthetic : ""),
       lines_(options.folder + "/metrics.jsonl"),
       events_(options.folder) {}
 
 void RunLog::text(const std::string& lines) {
   for (size_t at = 0; at < lines.size();) {
     const size_t end = std::min(lines.find('\n', at), lines.size());
-    progress_.line(lines.substr(at, end - at));
+    const std::string_view line = std::string_view(lines).substr(at, end - at);
+    const std::size_t indent = std::min(line.find_first_not_of(' '), line.size()) + 2;
+    for (const std::string& fitting : wrapped(line, columns(), indent)) progress_.line(fitting);
     at = end + 1;
   }
+}
+
+std::string RunLog::epoch_text(int64_t epoch) const {
+  return fmt::format("epoch {:<{}}", epoch, std::to_string(std::max<int64_t>(0, options_.epochs - 1)).size());
+}
+
+std::size_t RunLog::columns() const {
+  return kColumns - (options_.synthetic ? std::string_view(kSynthetic).size() : 0);
 }
 
 void RunLog::keep(const std::function<void()>& write) {
@@ -149,19 +165,23 @@ void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, co
   const double images_per_s = speed.images_per_s();
   const StepTimes times = speed.step_times();
   last_loss_ = train_loss;
-  progress_.line(fmt::format("epoch {:<3} step {:>6} of {}  train loss {:.4f}  {:>7} images/s  {} left", epoch, step,
-                             options_.plan.total_steps, train_loss, grouped(std::llround(images_per_s)),
-                             human_duration(seconds_left(step))));
+  progress_.line(parts_within(
+      {epoch_text(epoch), fmt::format("step {:>{}}", step, std::to_string(options_.plan.total_steps).size()),
+       fmt::format("train loss {:.4f}", train_loss), fmt::format("{} images/s", grouped(std::llround(images_per_s))),
+       human_duration(seconds_left(step)) + " left"},
+      columns()));
   if (options_.world_size > 1) {
     progress_.line(
-        fmt::format("          ms a step, min/median/max of the ranks (worst): compute {}  data {}  waiting {}",
-                    text_of(figures.compute), text_of(figures.data_wait), text_of(figures.comm_wait)));
+        parts_within({fmt::format("  ms: compute {} (rank {})", range_of(figures.compute), figures.compute.worst_rank),
+                      "data " + range_of(figures.data_wait), "waiting " + range_of(figures.comm_wait)},
+                     columns()));
   }
   if (figures.gpu_memory.most > 0) {
     const std::string memory = options_.world_size > 1
-                                   ? fmt::format("min/median/max (worst): {}", text_of(figures.gpu_memory))
+                                   ? fmt::format("{:.2f}-{:.2f} (rank {})", figures.gpu_memory.least,
+                                                 figures.gpu_memory.most, figures.gpu_memory.worst_rank)
                                    : fmt::format("{:.2f}", figures.gpu_memory.most);
-    if (std::exchange(gpu_memory_, memory) != memory) progress_.line("          GiB of GPU memory: " + memory);
+    if (std::exchange(gpu_memory_, memory) != memory) progress_.line("  GiB of GPU memory: " + memory);
   }
   nlohmann::ordered_json values = {
       {"event", "train"},
@@ -196,8 +216,10 @@ void RunLog::train(int64_t step, int64_t epoch, double train_loss, double lr, co
 }
 
 void RunLog::test(int64_t step, int64_t epoch, const Evaluation& result, double seconds) {
-  progress_.line(fmt::format("epoch {:<3} test loss {:.4f} (mean {:.4f})  accuracy {:.2f} %  in {}", epoch,
-                             result.loss_sum, result.loss_mean, 100 * result.accuracy, human_duration(seconds)));
+  progress_.line(
+      parts_within({epoch_text(epoch), fmt::format("test loss {:.4f} (mean {:.4f})", result.loss_sum, result.loss_mean),
+                    fmt::format("accuracy {:.2f} %", 100 * result.accuracy), "in " + human_duration(seconds)},
+                   columns()));
   json({{"event", "test"},
         {"epoch", epoch},
         {"step", step},

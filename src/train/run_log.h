@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
@@ -52,6 +53,7 @@ class RunLog {
   explicit RunLog(const Options& options);
 
   void text(const std::string& lines);    ///< to the console
+  std::size_t columns() const;            ///< that a line of text() may take beside what marks synthetic data
   void warning(const std::string& what);  ///< to the console, and an event of metrics.jsonl
   void resumed(const std::string& checkpoint, int world_size, int threads);
   void checkpoint(int64_t step, const std::string& path, int64_t bytes, double seconds);
@@ -75,6 +77,7 @@ class RunLog {
   void scalar(const std::string& tag, int64_t step, double value);
   void keep(const std::function<void()>& write);
   double seconds_left(int64_t step) const;
+  std::string epoch_text(int64_t epoch) const;
 
   Options options_;
   bool terminal_;

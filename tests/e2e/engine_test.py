@@ -211,7 +211,7 @@ class EngineTest(LockstepTest):
             self.assertGreaterEqual(times["median"], line["compute_ms"]["min"] / 2)
             self.assertLessEqual(times["median"], times["p95"])
             self.assertLessEqual(times["p95"], times["max"])
-        self.assertRegex(result.stdout, r"compute [\d.]+/[\d.]+/[\d.]+ \(rank \d\) +data .* waiting ")
+        self.assertRegex(result.stdout, r"ms: compute [\d.]+-[\d.]+ \(rank \d\) +data [\d.]+-[\d.]+ +waiting ")
 
     def test_a_trace_of_steps_that_do_not_all_come(self):
         trace = self.folder / "trace.json"

@@ -54,6 +54,22 @@ class RunTest(LockstepTest):
         self.assertRegex(result.stdout, r"ranks +2 on 1 host")
         self.assertRegex(result.stdout, r"64 images a step, 32 on each rank")
 
+    def test_what_is_printed_fits_80_columns_and_is_short(self):  # ctest: processors=2
+        changed = ("--epochs", "2", "--set", "log.every_steps=1", "--set", "optim.momentum=0.9", "--set", "ddp.wire=bf16")
+        lines = self.done(
+            *("train", "--data-dir", self.small_data(), "--out", "run", "--threads", "1", *changed), ranks=2, cwd=self.folder
+        ).stdout.splitlines()
+        whole = [line for line in lines if str(self.folder) not in line]  # of which this test chose the length
+        self.assertEqual([line for line in whole if len(line) > 80], [])
+        first = next(i for i, line in enumerate(lines) if "train loss" in line)
+        self.assertLess(first, 20, "lines before the first step:\n" + "\n".join(lines[:first]))
+        settings = " ".join(lines[:first]).replace("[SYNTHETIC] ", "")
+        for said in ("train.epochs = 2", "optim.momentum = 0.9", "ddp.wire = bf16", "config.toml", "145,578"):
+            self.assertIn(said, re.sub(" +", " ", settings))
+        self.assertNotIn("eval.batch", settings)
+        self.assertIn("epoch 0", lines[first])
+        self.assertTrue(any("epoch 1" in line and "test loss" in line for line in lines))
+
     def test_every_line_on_synthetic_data_says_synthetic(self):
         result = self.train(self.folder / "run", "--epochs", "2", "--set", "log.every_steps=2")
         for line in result.stdout.splitlines():
@@ -106,6 +122,7 @@ class RunTest(LockstepTest):
         self.assertGreater(len(draws), 1, shown.decode())
         for draw in draws:
             self.assertIn("SYNTHETIC", draw)
+            self.assertRegex(draw, r"epoch 0  \[[=> ]{8,}\] ")  # epochs count from 0, as in the files
 
     def test_quiet_prints_nothing(self):  # ctest: processors=2
         result = self.train(self.folder / "run", "--epochs", "1", "--quiet", ranks=2)

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "log/text.h"
 
@@ -34,6 +36,22 @@ TEST(Text, LargeNumbersAreGrouped) {
   EXPECT_EQ(grouped(-1234), "-1,234");
 }
 
+TEST(Text, PartsAtTheEndGoWhereThereIsNoRoom) {
+  EXPECT_EQ(parts_within({"one", "two", "three"}, 0), "one  two  three");
+  EXPECT_EQ(parts_within({"one", "two", "three"}, 14), "one  two");
+  EXPECT_EQ(parts_within({"one", "two", "three"}, 15), "one  two  three");
+  EXPECT_EQ(parts_within({"too long", "x"}, 3), "too long");
+}
+
+TEST(Text, LinesAreBrokenAtBlanksAndPathsAreNot) {
+  using Lines = std::vector<std::string>;
+  EXPECT_EQ(wrapped("  name  a b c", 80, 4), Lines{"  name  a b c"});
+  EXPECT_EQ(wrapped("  name  aa bb cc", 11, 4), (Lines{"  name  aa", "    bb cc"}));
+  EXPECT_EQ(wrapped("/a/long/path and more", 5, 2), (Lines{"/a/long/path", "  and", "  more"}));
+  EXPECT_EQ(wrapped("≈≈≈ ≈≈≈", 7, 0), Lines{"≈≈≈ ≈≈≈"});
+  EXPECT_EQ(wrapped("", 5, 2), Lines{""});
+}
+
 ProgressState middle() {
   return {.step = 352,
           .total_steps = 1000,
@@ -45,14 +63,24 @@ ProgressState middle() {
 }
 
 TEST(ProgressText, SaysEverything) {
-  EXPECT_EQ(progress_text(middle(), 0), "epoch 3/10   35%  step 352/1000  loss 1.2346  12,345 images/s  2m 05s left");
+  EXPECT_EQ(progress_text(middle(), 0), "epoch 2   35%  step 352/1000  loss 1.2346  2m 05s left  12,345 images/s");
 }
 
 TEST(ProgressText, HasABarWhereThereIsRoom) {
-  EXPECT_THAT(progress_text(middle(), 120), HasSubstr("epoch 3/10  [==============>                         ]   35%"));
+  EXPECT_THAT(progress_text(middle(), 120), HasSubstr("epoch 2  [==============>                         ]   35%"));
   ProgressState end = middle();
   end.step = 1000;
   EXPECT_THAT(progress_text(end, 120), HasSubstr("[========================================]  100%"));
+}
+
+TEST(ProgressText, KeepsTheBarOnATerminalOf80ColumnsAndCountsEpochsAsTheLinesDo) {
+  const int width = 79 - static_cast<int>(std::string("[SYNTHETIC] ").size());
+  EXPECT_EQ(progress_text(middle(), 79),
+            "epoch 2  [=======>             ]   35%  step 352/1000  loss 1.2346  2m 05s left");
+  EXPECT_EQ(progress_text(middle(), width), "epoch 2  [===>     ]   35%  step 352/1000  loss 1.2346  2m 05s left");
+  ProgressState last = middle();
+  last.epoch = last.epochs;  // after the last step
+  EXPECT_THAT(progress_text(last, 79), HasSubstr("epoch 9  ["));
 }
 
 TEST(ProgressText, NeverExceedsTheWidth) {
