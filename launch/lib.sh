@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 # What the launch scripts share. Sourced by bash; sets $top, the project's folder.
 top=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -130,8 +130,8 @@ run_apart() {
   if [ "$code" = 85 ] && [ "$asked" = INT ] && [ $at_terminal = yes ]; then code=0; fi
 }
 
-# bound_end: for a trap on USR2, by which less_noise tells that a rank has told an error: what the command of run_apart has not ended by
-# itself some seconds later, it never will. (mpirun waits without end for the daemon of a host that it lost.) Then $code is 75.
+# bound_end: for a trap on USR2, by which less_noise tells that a rank has told an error: from then on mpirun may not outlive the ranks of
+# this host for long. (It waits without end for the daemon of a host that it lost.) Where it had to be ended, $code is 75.
 bound_end() {
   heard=yes
   if [ -z "$bound" ]; then
@@ -144,20 +144,33 @@ bound_end() {
   fi
 }
 
-# end_late PID: after 15 s a SIGKILL for this process and its children, the ways to other hosts among them; the daemons that it can reach
-# end with it. (At a SIGTERM an mpirun that already ends a job crashes, and says so on a page.)
+# end_late PID: 15 s after its last rank here, or 5 minutes after the error, a SIGKILL for this mpirun and its children, the ways to other
+# hosts among them; the daemons that it can reach end with it. (At a SIGTERM an mpirun that already ends a job crashes, and says so on a page.)
 end_late() {
-  local i pids=()
+  local i pids=() without=0
   trap - INT TERM HUP USR1 USR2
-  for ((i = 0; i < 150; ++i)); do
+  for ((i = 0; i < 3000 && without < 150; ++i)); do
     sleep 0.1
     # shellcheck disable=SC2015
     kill -0 "$1" && kill -0 $$ || return
+    if has_ranks "$1"; then without=0; else without=$((without + 1)); fi
   done 2>/dev/null
-  say "run: mpirun has not ended 15 s after that error, so a host does not answer; ending mpirun"
+  say "run: mpirun has not ended with the ranks of this host, so another host does not answer; ending mpirun"
   kill -USR2 $$
   read -ra pids 2>/dev/null <"/proc/$1/task/$1/children" || true
   kill -KILL "$1" "${pids[@]}" 2>/dev/null
+}
+
+# Whether this mpirun has children that run $binary: a rank that told an error may still be saving.
+has_ranks() {
+  local pid pids=() name=${binary##*/} comm
+  read -ra pids <"/proc/$1/task/$1/children" || true
+  for pid in "${pids[@]}"; do
+    comm=
+    read -r comm <"/proc/$pid/comm" || true
+    [ "$comm" != "${name:0:15}" ] || return 0
+  done
+  return 1
 }
 
 # Passes mpirun's standard error on, less the pages that only repeat what a rank's own message and the exit code say. (Its --quiet
