@@ -114,6 +114,8 @@ void agree_on_data(World& world, const std::vector<const Cifar10*>& sets) {
   for (const Cifar10* set : sets) {
     for (Cifar10::Source& file : set->sources()) files.push_back(std::move(file));
   }
+  // Nothing else computes yet: this rank's part of the host's cores, whatever --threads says of LibTorch's.
+  const int threads = std::max(world.threads(), world.cores() / world.local_size());
   std::vector<Told> all = tell_files(world, files);
   if (!all_known(all)) {
     std::vector<Cifar10::Source> share;
@@ -122,14 +124,14 @@ void agree_on_data(World& world, const std::vector<const Cifar10*>& sets) {
       if (holders.digest.empty() && holders.ranks.at(i % holders.ranks.size()) == world.rank())
         share.push_back(files[i]);
     }
-    file_digests(share, world.threads());
+    file_digests(share, threads);
     all = tell_files(world, files);
     for (const Cifar10::Source& file : files) {
       const Holders holders = holders_of(file.identity, all, world.host());
       if (!holders.digest.empty()) know_digest(file.identity, holders.digest);
     }
   }
-  const Lines digests = file_digests(files, world.threads());
+  const Lines digests = file_digests(files, threads);
   std::vector<ReadFile> read;
   for (size_t i = 0; i < files.size(); ++i) read.push_back({.path = files[i].path, .digest = digests[i]});
   agree_on_files(

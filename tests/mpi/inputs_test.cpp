@@ -53,7 +53,7 @@ class Inputs : public testing::Test {
   std::string own_;
 };
 
-TEST_F(Inputs, RanksThatReadTheSameFilesDivideTheReading) {
+TEST_F(Inputs, RanksThatDivideTheReadingKnowTheDigestOfEveryFile) {
   if (world().size() == 2)
     std::this_thread::sleep_for(std::chrono::milliseconds(2100));  // younger files are not shared
   const Cifar10 train_set = train();
