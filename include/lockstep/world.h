@@ -38,15 +38,19 @@ class AgreedError : public Error {
 /// Processes that MPI does not join, such as those of torchrun or of srun without PMIx, are refused before MPI starts:
 /// the constructor throws an AgreedError with ExitCode::launch on each of them.
 ///
-/// A World is used from the thread that built it. Errors of collective calls are thrown as `Error`
-/// with ExitCode::rank_lost; after one, every further collective fails the same way. Destroying a World while an
-/// exception unwinds does not wait for other ranks: call `abort` for that.
+/// A World is used from the thread that built it. Errors of collective calls are thrown as `Error`: rank_lost, or
+/// internal when the ranks make different collectives or one has left the job in order; its message names the calls of
+/// the ranks. After an error every further collective fails the same way.
+///
+/// Destroying a World is collective: it waits for what is under way and for all ranks. Where the others wait for this
+/// rank in another collective, they and it end with an error within seconds. While an exception unwinds, or after an
+/// error, it waits for nobody and tells the other ranks, whose collectives then fail: call `abort` to end them at once.
 class World {
  public:
   struct Options {
     /// LibTorch's threads on this rank; 0: the cores of the affinity mask divided by the local ranks that share them.
     int threads = 0;
-    double deadline_s = 0;  ///< as set_deadline
+    double deadline_s = 1800;  ///< as set_deadline; 0: for ever
     /// Seconds that the start of MPI may take: it waits for every rank. Then the process ends with code 75 and a
     /// message. 0: for ever.
     double start_deadline_s = 1200;
@@ -55,9 +59,9 @@ class World {
     std::string interface = {};
   };
 
-  /// Collective: every rank of the job builds its World. Throws Error (ExitCode::launch) when MPI cannot serialise
-  /// calls from several threads, or when the launcher started more tasks than MPI sees (ranks that each think they are
-  /// alone).
+  /// Collective: every rank of the job builds its World. Throws Error (ExitCode::launch) when MPI was initialised
+  /// before, when it cannot serialise calls from several threads, or when the launcher started more tasks than MPI sees
+  /// (ranks that each think they are alone).
   World();
   explicit World(const Options& options);
   ~World();
@@ -93,11 +97,11 @@ class World {
   /// over all ranks comes out wrong or not in time. Include <torch/csrc/distributed/c10d/ProcessGroup.hpp> to use it.
   const c10::intrusive_ptr<c10d::ProcessGroup>& process_group();
 
-  /// Local: seconds that a collective or message may wait for other
-  /// ranks before it fails with Error (rank_lost), and with it all that follow; 0, the default: for ever. Holds for the
-  /// calls after it, on the process group too. When it has passed, the other ranks are asked what they do, and the
-  /// error names those that do not answer, or have not come to this operation and what they do instead. The same
-  /// seconds are the limit of what doing() was told last.
+  /// Local: seconds that a collective or message may wait for other ranks before it fails with Error (rank_lost), and
+  /// with it all that follow; 0: for ever. Half an hour where nobody says otherwise. Holds for the calls after it, on
+  /// the process group too. When it has passed, the other ranks are asked what they do, and the error names those that
+  /// do not answer, or have not come to this operation and what they do instead. The same seconds are the limit of what
+  /// doing() was told last.
   void set_deadline(double seconds);
 
   /// Local: what this rank does from now on, for other ranks' messages and the flight record. `what` is a literal such
@@ -123,7 +127,8 @@ class World {
   /// Collective: the `bytes` bytes at `data` on `root` replace those on all other ranks.
   void broadcast(void* data, std::size_t bytes, int root = 0);
 
-  /// Collective: each value becomes its sum over all ranks, added in double; equal lengths on all ranks.
+  /// Collective: each value becomes its sum over all ranks, added in its own type. Lengths must be equal: where they
+  /// are not, every rank throws Error (internal) that names them; broadcast does so too.
   void sum(std::span<double> values);
   void sum(std::span<int64_t> values);
 

@@ -48,11 +48,12 @@ void keep_for_ever(const std::vector<std::shared_ptr<MpiOperation>>& operations)
 
 }  // namespace
 
-void RequestOperation::start() { check_mpi(post_(&request_), name().c_str()); }
+void MessageOperation::start() { post_(requests_); }
 
-bool RequestOperation::poll() {
+bool MessageOperation::poll() {
   int done = 0;
-  check_mpi(MPI_Test(&request_, &done, MPI_STATUS_IGNORE), name().c_str());
+  check_mpi(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
+            name().c_str());
   if (done != 0) progressed(/*received=*/1);
   return done != 0;
 }
@@ -80,6 +81,11 @@ void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
   {
     const std::lock_guard lock(mutex_);
     operation->number_ = ++submitted_;
+    if (operation->call_.is_collective()) {
+      operation->collective_ = ++collectives_;
+      if (collectives_ == 1) caller_ = std::this_thread::get_id();
+      if (caller_ != std::this_thread::get_id()) one_caller_.store(false, std::memory_order_relaxed);
+    }
     operation->lazy_ = mode == Mode::lazily;
     operation->submitted_ = Clock::now();
     if (const double seconds = deadline_s_.load(); seconds > 0) {
@@ -88,7 +94,8 @@ void CommThread::submit(std::shared_ptr<MpiOperation> operation, Mode mode) {
     }
     active_.push_back(operation);
     flight_.begun(operation->number_, operation->name_, operation->bytes_,
-                  watch_ ? watch_->where() : Whereabouts::Now{}, operation->submitted_);
+                  watch_ ? watch_->where() : Whereabouts::Now{}, operation->submitted_, operation->collective_,
+                  operation->call_);
     if (failure_) {
       fail(failure_, ended);
     } else {
@@ -126,6 +133,7 @@ CommThread::Look CommThread::look(bool at_all) {
       last_end_ = now;
     }
     attend(now);
+    doubt(now);
     check_deadlines(now);
   } catch (...) {
     fail(std::current_exception(), found.ended);
@@ -139,6 +147,14 @@ void CommThread::remove_from_active(const Operations& ended) {
 }
 
 void CommThread::fail(std::exception_ptr error, Operations& ended) {
+  if (!failure_) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const Disagreement&) {
+      mpi_is_well_ = true;
+    } catch (...) {
+    }
+  }
   failure_ = std::move(error);
   failed_ = true;
   remove_from_active(ended);
@@ -158,7 +174,7 @@ void CommThread::start_thread() {
 void CommThread::watch(Watch watch) {
   const std::lock_guard lock(mutex_);
   watch_ = std::move(watch);
-  roll_call_ = std::make_unique<RollCall>(watch_->comm, [this] { return presence(); });
+  roll_call_ = std::make_unique<RollCall>(watch_->comm, [this](uint64_t asked) { return presence(asked); });
   start_thread();
 }
 
@@ -248,6 +264,18 @@ bool CommThread::at_rest() const {
   return failure_ == nullptr && active_.empty();
 }
 
+std::vector<std::string> CommThread::under_way() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::string> texts;
+  for (const auto& operation : active_) texts.push_back(operation->text());
+  return texts;
+}
+
+void CommThread::throw_failure() const {
+  const std::lock_guard lock(mutex_);
+  if (failure_) std::rethrow_exception(failure_);
+}
+
 void CommThread::observe(CommunicationObserver observer) {
   const std::lock_guard lock(mutex_);
   observer_ = observer ? std::make_shared<CommunicationObserver>(std::move(observer)) : nullptr;
@@ -280,7 +308,7 @@ void CommThread::loop() {
         wake_.wait_for(lock, std::clamp<Clock::duration>(idle, kFirstLingerPause, kLongestPause));
         int there = 0;
         if (!stop_ && active_.empty()) MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &there, MPI_STATUS_IGNORE);
-      } else if (roll_call_ && (!failure_ || only_late_)) {
+      } else if (roll_call_ && (!failure_ || mpi_is_well_)) {
         wake_.wait_for(lock, kListenIdle);
       } else {
         wake_.wait(lock);

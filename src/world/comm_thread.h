@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "lockstep/error.h"
+#include "world/call.h"
 #include "world/flight_record.h"
 #include "world/observe.h"
 #include "world/roll_call.h"
@@ -28,8 +30,9 @@ namespace lockstep {
 /// call at a time, so neither needs a lock of its own. What start and poll throw fails the operation.
 class MpiOperation {
  public:
-  /// `name` and `bytes` are for messages and traces.
-  MpiOperation(std::string name, int64_t bytes) : name_(std::move(name)), bytes_(bytes) {}
+  /// `name` and `bytes` are for messages and traces. `call`: where it is a collective, which all ranks then make.
+  MpiOperation(std::string name, int64_t bytes, const Call& call = {})
+      : name_(std::move(name)), bytes_(bytes), call_(call) {}
   virtual ~MpiOperation() = default;
   MpiOperation(const MpiOperation&) = delete;
   MpiOperation& operator=(const MpiOperation&) = delete;
@@ -39,6 +42,9 @@ class MpiOperation {
   bool finished() const { return finished_.load(std::memory_order_acquire); }
   /// What failed it, or null; to be read once it has finished.
   const std::exception_ptr& error() const { return error_; }
+  const Call& call() const { return call_; }
+  /// "all-reduce 17 (sum of 10 float32, 40 bytes)", or the name.
+  std::string text() const { return call_.is_collective() ? to_text(call_, collective_) : name_; }
 
  protected:
   friend class CommThread;
@@ -49,6 +55,8 @@ class MpiOperation {
   /// Once at the end, in any thread, with error() set or the result in place. May submit other operations.
   virtual void on_finish() {}
   virtual std::string waits_for() const { return "another rank"; }  ///< for the message of a passed deadline
+  virtual int peer() const { return -1; }                           ///< of a message: the other rank
+  uint64_t collective() const { return collective_; }  ///< its number among this rank's collectives, from 1; 0: none
   void progressed(size_t received) {
     progressed_ = true;
     received_ += received;
@@ -59,7 +67,9 @@ class MpiOperation {
 
   std::string name_;
   int64_t bytes_;
+  Call call_;
   uint64_t number_ = 0;
+  uint64_t collective_ = 0;
   Clock::time_point submitted_;
   Clock::time_point deadline_ = Clock::time_point::max();
   std::exception_ptr error_;
@@ -69,20 +79,22 @@ class MpiOperation {
   std::atomic<bool> finished_ = false;
 };
 
-/// An operation that MPI runs by itself behind one request.
-class RequestOperation : public MpiOperation {
+/// A message to or from another rank, in one part or several.
+class MessageOperation : public MpiOperation {
  public:
-  using Post = std::function<int(MPI_Request*)>;  ///< gives MPI's return code
-  RequestOperation(std::string name, int64_t bytes, Post post)
-      : MpiOperation(std::move(name), bytes), post_(std::move(post)) {}
+  using Post = std::function<void(std::vector<MPI_Request>&)>;  ///< adds the requests of its parts
+  MessageOperation(std::string name, int64_t bytes, int peer, Post post)
+      : MpiOperation(std::move(name), bytes), peer_(peer), post_(std::move(post)) {}
 
  protected:
   void start() override;
   bool poll() override;
+  int peer() const override { return peer_; }
 
  private:
+  int peer_;
   Post post_;
-  MPI_Request request_ = MPI_REQUEST_NULL;
+  std::vector<MPI_Request> requests_;
 };
 
 /// Open MPI moves messages on only inside calls to it, so somebody must call while the program computes. Every call of
@@ -94,9 +106,11 @@ class RequestOperation : public MpiOperation {
 /// - whoever waits moves them on itself, without the delay of waking another thread. It spins for a short while, then
 ///   sleeps.
 ///
-/// When a deadline has passed the other ranks are asked what they do (watch()), and the error names those that are
-/// missing. After an MPI error or a passed deadline nothing more can be hoped for from MPI: every operation under way
-/// and every later one fails with that same Error (ExitCode::rank_lost). MPI may still write to buffers of failed
+/// When an operation has waited for a second, and now and then from there on, the other ranks are asked which
+/// collective they make in its place (watch()): where it is another one, or a rank has left, none of them can come to
+/// its end, and the error says so (Disagreement, or ExitCode::rank_lost). When a deadline has passed they are asked
+/// what they do, and the error names those that are missing. After any error nothing more can be hoped for: every
+/// operation under way and every later one fails with that same Error. MPI may still write to buffers of failed
 /// operations, so these are never freed. Used from any thread.
 class CommThread {
  public:
@@ -116,11 +130,15 @@ class CommThread {
     MPI_Comm comm;                               ///< of its own, for the roll call; alive as long as this object
     std::function<std::string(int rank)> place;  ///< such as "rank 2 on host b"
     std::function<Whereabouts::Now()> where;     ///< of this rank
+    std::function<int64_t()> last_step;          ///< of this rank: Whereabouts::last_step
     std::function<void()> on_asked;              ///< another rank's deadline has passed; in any thread
   };
-  /// From now on a thread of ours answers other ranks' roll calls, also while this rank computes, and a passed deadline
-  /// makes one. Once, before anything is submitted.
+  /// From now on a thread of ours answers other ranks' roll calls, also while this rank computes, and operations that
+  /// wait for long make them. Once, while nothing is under way.
   void watch(Watch watch);
+  /// Local: tells the other ranks that this one leaves the job after an error, as far as that can be done in a moment.
+  /// Never throws.
+  void announce_leaving() noexcept;
 
   /// The last operations, as FlightRecord::json. Any thread; empty when the lock is not to be had within a second.
   std::string flight_json(const FlightRecord::Head& head);
@@ -161,6 +179,17 @@ class CommThread {
 
   /// Whether MPI is as it should be at the end of a job: nothing has failed, nothing is under way.
   bool at_rest() const;
+  /// What is under way, as MpiOperation::text.
+  std::vector<std::string> under_way() const;
+  bool failed() const { return failed_.load(); }
+  /// Throws what has failed the operations, if anything has.
+  void throw_failure() const;
+
+  /// Whether all collectives so far were submitted by one thread. Then each has the same number on all ranks; with
+  /// several threads their order may differ between ranks.
+  bool one_caller() const { return one_caller_.load(std::memory_order_relaxed); }
+  /// Collectives whose turn it is, in order, to post operations on data. For their start and poll.
+  std::deque<const MpiOperation*>& turns() { return turns_; }
 
   void observe(CommunicationObserver observer);
 
@@ -174,17 +203,22 @@ class CommThread {
     size_t received = 0;  // messages
     bool progress = false;
   };
-  Look look(bool at_all);                                  // under the lock
-  void remove_from_active(const Operations& ended);        // under the lock
-  void fail(std::exception_ptr error, Operations& ended);  // under the lock
-  void finish(const Operations& ended);                    // without the lock
-  void start_thread();                                     // under the lock
-  void attend(Clock::time_point now);                      // under the lock: the roll call
-  void call_roll(Clock::time_point now);                   // under the lock: begins one, or joins one under way
-  bool roll_is_called(Clock::time_point now) const;        // under the lock: all have answered, or had the time to
-  void check_deadlines(Clock::time_point now);             // under the lock: throws when one has passed
+  Look look(bool at_all);                                                         // under the lock
+  void remove_from_active(const Operations& ended);                               // under the lock
+  void fail(std::exception_ptr error, Operations& ended);                         // under the lock
+  void finish(const Operations& ended);                                           // without the lock
+  void start_thread();                                                            // under the lock
+  void attend(Clock::time_point now);                                             // under the lock: the roll call
+  void call_roll(Clock::time_point now, const MpiOperation* waiting, bool late);  // under the lock: begins or joins one
+  bool roll_is_called(Clock::time_point now) const;       // under the lock: all have answered, or had the time to
+  void check_deadlines(Clock::time_point now);            // under the lock: throws when one has passed
+  void doubt(Clock::time_point now);                      // under the lock: throws when the ranks cannot meet
+  void compare_calls(const MpiOperation& waiting) const;  // under the lock: with what the others have answered
+  void compare_call(const RollCall::Heard::Asked& asked) const;  // under the lock: with what another has asked
+  CallOfRank own_call(const Call& call, uint64_t number) const;
+  CallOfRank call_of(int rank, const Call& call, uint64_t number, const Presence& presence) const;
   [[noreturn]] void tell_missing(const MpiOperation& late, Clock::time_point now) const;
-  Presence presence() const;
+  Presence presence(uint64_t asked) const;
   template <typename Done>
   bool drive(Done done, std::chrono::nanoseconds timeout);
 
@@ -200,8 +234,12 @@ class CommThread {
   std::condition_variable wake_;
   Operations active_;
   uint64_t submitted_ = 0;
+  uint64_t collectives_ = 0;  // of these
+  std::thread::id caller_;    // of the first collective
+  std::atomic<bool> one_caller_ = true;
+  std::deque<const MpiOperation*> turns_;
   std::exception_ptr failure_;
-  bool only_late_ = false;            // the failure is a passed deadline: MPI still carries answers to roll calls
+  bool mpi_is_well_ = false;          // in spite of the failure: it still carries answers to roll calls
   std::atomic<bool> failed_ = false;  // the same, to be read without the lock
   std::shared_ptr<CommunicationObserver> observer_;
   Clock::time_point last_end_;
@@ -211,6 +249,15 @@ class CommThread {
   Clock::time_point listened_;
   Clock::time_point called_;                   // the last roll call
   std::optional<Clock::time_point> asked_at_;  // since when an operation is late
+  uint64_t doubted_ = 0;                       // the operation that doubt() has asked for
+  Clock::duration doubt_pause_{};
+  Clock::time_point next_doubt_;
+  bool doubt_open_ = false;  // its answers are awaited
+  struct Left {
+    int rank;
+    Clock::time_point at;
+  };
+  std::optional<Left> left_;  // the first rank that has left after an error
   std::atomic<bool> was_asked_ = false;
   enum class Sleep { none, short_while, until_woken } sleep_ = Sleep::none;
   bool moved_ = false;  // the last look found something done

@@ -11,11 +11,13 @@
 namespace lockstep {
 
 void FlightRecord::begun(uint64_t number, const std::string& name, int64_t bytes, const Whereabouts::Now& where,
-                         Clock::time_point at) {
+                         Clock::time_point at, uint64_t collective, const Call& call) {
   Entry& entry = entries_[number % entries_.size()];
   entry.number = number;
   entry.name = name;  // keeps its memory
   entry.bytes = bytes;
+  entry.collective = collective;
+  entry.call = call;
   entry.step = where.step;
   entry.doing = where.doing;
   entry.begun = at;
@@ -27,6 +29,12 @@ void FlightRecord::ended(uint64_t number, bool well, Clock::time_point at) {
   if (entry.number != number) return;  // more than 200 ago
   entry.ended = at;
   entry.state = well ? Entry::State::done : Entry::State::failed;
+}
+
+Call FlightRecord::collective(uint64_t number) const {
+  const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const Entry& entry) { return number > 0 && entry.collective == number; });
+  return found == entries_.end() ? Call() : found->call;
 }
 
 std::string FlightRecord::json(const Head& head, Clock::time_point now) const {
@@ -52,6 +60,7 @@ std::string FlightRecord::json(const Head& head, Clock::time_point now) const {
                                    {"step", entry->step},
                                    {"doing", entry->doing == nullptr ? "" : entry->doing},
                                    {"begun_s_ago", ago(entry->begun)}};
+    if (entry->collective > 0) line["collective"] = to_text(entry->call, entry->collective);
     switch (entry->state) {
       case Entry::State::under_way:
         line["state"] = "under way";

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "world/call.h"
 #include "world/whereabouts.h"
 
 namespace lockstep {
@@ -16,8 +17,11 @@ class FlightRecord {
   using Clock = std::chrono::steady_clock;
 
   void begun(uint64_t number, const std::string& name, int64_t bytes, const Whereabouts::Now& where,
-             Clock::time_point at);
+             Clock::time_point at, uint64_t collective = 0, const Call& call = {});
   void ended(uint64_t number, bool well, Clock::time_point at);
+
+  /// The collective of this number; none where it was not begun, or more than 200 operations ago.
+  Call collective(uint64_t number) const;
 
   struct Head {
     int rank = 0;
@@ -34,6 +38,8 @@ class FlightRecord {
     uint64_t number = 0;  // 0: none
     std::string name;
     int64_t bytes = 0;
+    uint64_t collective = 0;  // 0: none
+    Call call;
     int64_t step = 0;
     const char* doing = nullptr;
     Clock::time_point begun;

@@ -7,7 +7,7 @@
 
 namespace lockstep {
 
-RollCall::RollCall(MPI_Comm comm, std::function<Presence()> self) : comm_(comm), self_(std::move(self)) {
+RollCall::RollCall(MPI_Comm comm, std::function<Presence(uint64_t)> self) : comm_(comm), self_(std::move(self)) {
   int size = 1;
   MPI_Comm_rank(comm_, &rank_);
   MPI_Comm_size(comm_, &size);
@@ -35,8 +35,14 @@ void RollCall::send(int rank, const Note& note) {
   check_mpi(MPI_Isend(&out.note, sizeof out.note, MPI_BYTE, rank, 0, comm_, &out.request), "MPI_Isend");
 }
 
-bool RollCall::listen() {
-  bool asked = false;
+void RollCall::send_to_others(const Note& note) {
+  for (size_t rank = 0; rank < answers_.size(); ++rank) {
+    if (static_cast<int>(rank) != rank_) send(static_cast<int>(rank), note);
+  }
+}
+
+RollCall::Heard RollCall::listen() {
+  Heard heard;
   for (;;) {
     int done = 0;
     MPI_Status status;
@@ -44,28 +50,41 @@ bool RollCall::listen() {
     if (done == 0) break;
     const Note note = incoming_;
     post();
-    if (!note.answer) {
-      asked = true;
-      send(status.MPI_SOURCE, {.call = note.call, .answer = true, .presence = self_()});
-    } else if (note.call == call_) {
-      answers_[static_cast<size_t>(status.MPI_SOURCE)] = note.presence;
+    switch (note.kind) {
+      case Kind::question:
+        send(status.MPI_SOURCE,
+             {.call = note.call, .kind = Kind::answer, .question = {}, .presence = self_(note.question.number)});
+        heard.questions.push_back({status.MPI_SOURCE, note.question, note.presence});
+        break;
+      case Kind::answer:
+        if (note.call == call_) answers_[static_cast<size_t>(status.MPI_SOURCE)] = note.presence;
+        break;
+      case Kind::leaving:
+        heard.left.push_back(status.MPI_SOURCE);
+        break;
     }
   }
+  all_sent();
+  return heard;
+}
+
+bool RollCall::all_sent() {
   outgoing_.remove_if([](Outgoing& out) {
     int done = 0;
     check_mpi(MPI_Test(&out.request, &done, MPI_STATUS_IGNORE), "MPI_Test");
     return done != 0;
   });
-  return asked;
+  return outgoing_.empty();
 }
 
-void RollCall::ask() {
+void RollCall::ask(const Question& question) {
   ++call_;
-  for (size_t rank = 0; rank < answers_.size(); ++rank) {
-    answers_[rank].reset();
-    if (static_cast<int>(rank) != rank_) send(static_cast<int>(rank), {.call = call_, .answer = false, .presence = {}});
-  }
+  question_ = question;
+  for (auto& answer : answers_) answer.reset();
+  send_to_others({.call = call_, .kind = Kind::question, .question = question, .presence = self_(question.number)});
 }
+
+void RollCall::leave() { send_to_others({.call = 0, .kind = Kind::leaving, .question = {}, .presence = self_(0)}); }
 
 bool RollCall::complete() const {
   return std::count_if(answers_.begin(), answers_.end(), [](const auto& answer) { return answer.has_value(); }) + 1 ==

@@ -7,7 +7,7 @@
 namespace lockstep {
 
 class World;
-class MpiOperation;
+class Collective;
 
 /// Each call hands in a value and gives the largest of those that all ranks handed in at the call before, so the
 /// messages have the time between two calls to travel, and all ranks learn the same at the same call.
@@ -27,8 +27,8 @@ class Vote {
 
  private:
   World& world_;
-  std::shared_ptr<int64_t> value_;
-  std::shared_ptr<MpiOperation> under_way_;
+  int64_t value_ = 0;  // handed in last, or agreed on where nothing is under way
+  std::shared_ptr<Collective> under_way_;
 };
 
 }  // namespace lockstep

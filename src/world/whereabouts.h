@@ -18,10 +18,14 @@ class Whereabouts {
 
   /// `doing` is a literal, such as "forward".
   void enter(const char* doing, int64_t step) {
+    if (step > 0) last_step_.store(step, std::memory_order_relaxed);
     step_.store(step, std::memory_order_relaxed);
     since_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
     doing_.store(doing, std::memory_order_release);
   }
+
+  /// The last step that was named, also when nothing is done any more; 0: none.
+  int64_t last_step() const { return last_step_.load(std::memory_order_relaxed); }
 
   Now now() const {
     const char* const doing = doing_.load(std::memory_order_acquire);
@@ -34,6 +38,7 @@ class Whereabouts {
   using Clock = std::chrono::steady_clock;
   std::atomic<const char*> doing_ = nullptr;
   std::atomic<int64_t> step_ = 0;
+  std::atomic<int64_t> last_step_ = 0;
   std::atomic<Clock::rep> since_ = 0;
 };
 

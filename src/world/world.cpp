@@ -11,7 +11,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <limits>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -47,6 +46,18 @@ std::string host_name() {
 }
 
 void start_mpi() {
+  int started = 0;
+  MPI_Initialized(&started);
+  if (started != 0) {
+    int ended = 0;
+    MPI_Finalized(&ended);
+    throw Error(
+        ExitCode::launch,
+        ended != 0 ? "MPI has ended in this process: its World is gone, and MPI cannot start again"
+                   : "MPI is initialised already: by this program, a library of its, or a World that is there",
+        "build one lockstep::World at the start of main in place of MPI_Init, and keep it to the end; MPI calls "
+        "may follow");
+  }
   if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr && std::getenv("PMIX_RANK") == nullptr) {
     // Alone: without this, Open MPI 4 starts a daemon beside the process, for MPI_Comm_spawn, which costs start-up
     // time.
@@ -95,8 +106,9 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   limit.emplace(options.start_deadline_s, [&options] { end_without_mpi(options.start_deadline_s); });
   start_mpi();
   Impl& world = *impl_;
+  // Open MPI's nonblocking collectives report to MPI_COMM_WORLD, whatever communicator they are on.
+  for (const MPI_Comm each : {MPI_COMM_WORLD, MPI_COMM_SELF}) MPI_Comm_set_errhandler(each, MPI_ERRORS_RETURN);
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &world.comm), "MPI_Comm_dup");
-  MPI_Comm_set_errhandler(world.comm, MPI_ERRORS_RETURN);
   check_mpi(MPI_Comm_dup(world.comm, &world.messages), "MPI_Comm_dup");
   check_mpi(MPI_Comm_dup(world.comm, &world.roll_call), "MPI_Comm_dup");
   MPI_Comm_rank(world.comm, &world.rank);
@@ -136,6 +148,18 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   world.cores = static_cast<int>(mine.size());
   world.sharers = ranks_sharing(masks, mine);
   limit.reset();
+  if (world.size > 1) {
+    const auto place = [&world](int other) {
+      return other == world.rank
+                 ? ""
+                 : fmt::format("rank {} on {}", other, world.hosts_of_ranks[static_cast<size_t>(other)]);
+    };
+    world.comm_thread->watch({.comm = world.roll_call,
+                              .place = place,
+                              .where = [&world] { return world.where.now(); },
+                              .last_step = [&world] { return world.where.last_step(); },
+                              .on_asked = [&world] { world.write_flight("another rank asked who is there"); }});
+  }
   set_threads(options.threads);
   set_deadline(options.deadline_s);
   try {
@@ -153,12 +177,15 @@ World::~World() {
   Impl& world = *impl_;
   int finalized = 0;
   MPI_Finalized(&finalized);
+  const bool unwinding = std::uncaught_exceptions() > world.exceptions_at_start;
+  const bool failed = world.comm_thread->failed();
   // MPI_Finalize waits for every rank. With an exception on its way the others may never come: leave without, and
-  // the launcher, which sees a process end that did not finalize, ends the job.
-  const bool in_order =
-      finalized == 0 && world.comm_thread->at_rest() && std::uncaught_exceptions() <= world.exceptions_at_start;
+  // the launcher, which sees a process end that did not finalize, ends the job. Until then they are told.
+  if (finalized == 0 && (unwinding || failed)) world.comm_thread->announce_leaving();
   world.where.enter(nullptr, 0);
   world.watchdog.reset();
+  const bool in_order = finalized == 0 && !unwinding && !failed;
+  if (in_order) world.end_together(*this);
   if (in_order && world.before_end) world.before_end();
   // The process's end is that of a group that is not in order: NCCL's part would wait for GPUs that may stand still,
   // and operations under way use MPI's part.
@@ -181,6 +208,27 @@ World::~World() {
   MPI_Comm_free(&world.messages);
   MPI_Comm_free(&world.comm);
   MPI_Finalize();
+}
+
+void World::Impl::end_together(World& owner) noexcept try {
+  std::vector<std::string> forgotten;
+  for (std::string& text : comm_thread->under_way()) {
+    if (!text.starts_with(kStopConsensus)) forgotten.push_back(std::move(text));
+  }
+  comm_thread->wait_all();
+  comm_thread->throw_failure();
+  if (!forgotten.empty() && rank == 0) {
+    print_warning(fmt::format("at the end of the job nobody had waited for {}{}: this rank did", forgotten[0],
+                              forgotten.size() > 1 ? fmt::format(" and {} more", forgotten.size() - 1) : ""),
+                  "call wait() on what a collective returns: until then its tensors are not to be used");
+  }
+  if (size > 1) run(Call::of(kEndOfJob), nullptr, where.last_step());
+} catch (const Error& error) {
+  // Ranks that are in calls which throw speak first, and their end is that of the job.
+  std::this_thread::sleep_for(std::chrono::seconds(3) + std::chrono::milliseconds(100) * std::min(rank, 20));
+  print_error(error, place_of(owner));
+  write_flight(error.what());
+  _exit(static_cast<int>(error.code()));
 }
 
 int World::rank() const { return impl_->rank; }
@@ -239,19 +287,7 @@ void give_gpus(World& world, DeviceWish wish, const VisibleGpus& mine) {
 
 void World::set_deadline(double seconds) {
   impl_->comm_thread->set_deadline(seconds);
-  if (seconds <= 0 || impl_->watchdog) return;
-  impl_->watchdog = std::make_unique<Watchdog>(*this);
-  if (size() == 1) return;
-  impl_->comm_thread->watch({.comm = impl_->roll_call,
-                             .place =
-                                 [this](int other) {
-                                   return other == rank()
-                                              ? ""
-                                              : fmt::format("rank {} on {}", other,
-                                                            impl_->hosts_of_ranks[static_cast<size_t>(other)]);
-                                 },
-                             .where = [this] { return impl_->where.now(); },
-                             .on_asked = [this] { impl_->write_flight("another rank asked who is there"); }});
+  if (seconds > 0 && !impl_->watchdog) impl_->watchdog = std::make_unique<Watchdog>(*this);
 }
 
 void World::doing(const char* what, int64_t step) { impl_->where.enter(what, step); }
@@ -285,68 +321,106 @@ void observe_communication(World& world, CommunicationObserver observer) {
 
 std::string meeting_place(World& world) { return world.impl().meeting; }
 
-void World::Impl::run(const char* name, std::size_t bytes, RequestOperation::Post post) {
-  comm_thread->run(std::make_shared<RequestOperation>(name, static_cast<int64_t>(bytes), std::move(post)));
+std::vector<int64_t> World::Impl::run(const Call& call, Collective::Next next, int64_t value) {
+  const auto operation = std::make_shared<Collective>(*comm_thread, comm, call, std::move(next), value);
+  comm_thread->run(operation);
+  return operation->values();
 }
 
-void World::barrier() {
-  impl_->run("MPI_Ibarrier", 0, [this](MPI_Request* request) { return MPI_Ibarrier(impl_->comm, request); });
-}
+void World::barrier() { impl_->run(Call::of("World::barrier")); }
 
 std::vector<std::string> World::all_gather(const std::string& text) {
   // On the heap: an operation that fails is kept, and MPI may still write to its buffers.
   struct Buffers {
-    std::string mine;
-    int length;
     std::vector<int> lengths, offsets;
-    std::string all;
+    std::string mine, all;
+    int next_rank = 0;
+    size_t first = 0;  // byte of `all` that comes next
+    size_t end = 0;    // of the rank whose text is on its way
   };
-  const auto ranks = static_cast<size_t>(impl_->size);
-  auto at = std::make_shared<Buffers>(Buffers{.mine = text,
-                                              .length = static_cast<int>(text.size()),
-                                              .lengths = std::vector<int>(ranks),
-                                              .offsets = std::vector<int>(ranks),
-                                              .all = {}});
-  impl_->run("MPI_Iallgather", sizeof(int), [at, this](MPI_Request* request) {
-    return MPI_Iallgather(&at->length, 1, MPI_INT, at->lengths.data(), 1, MPI_INT, impl_->comm, request);
-  });
-  std::exclusive_scan(at->lengths.begin(), at->lengths.end(), at->offsets.begin(), 0);
-  at->all.resize(static_cast<size_t>(at->offsets.back() + at->lengths.back()));
-  impl_->run("MPI_Iallgatherv", at->all.size(), [at, this](MPI_Request* request) {
-    return MPI_Iallgatherv(at->mine.data(), at->length, MPI_BYTE, at->all.data(), at->lengths.data(),
-                           at->offsets.data(), MPI_BYTE, impl_->comm, request);
-  });
-  std::vector<std::string> texts(ranks);
-  for (size_t i = 0; i < ranks; ++i) {
-    texts[i] = at->all.substr(static_cast<size_t>(at->offsets[i]), static_cast<size_t>(at->lengths[i]));
+  const auto at = std::make_shared<Buffers>();
+  at->mine = text;
+  const auto next = [at, &my = *impl_](const std::vector<int64_t>& lengths, MPI_Request* request) {
+    if (at->offsets.empty()) {
+      at->all.resize(static_cast<size_t>(std::accumulate(lengths.begin(), lengths.end(), int64_t{0})));
+      if (static_cast<int64_t>(at->all.size()) <= my.longest_message) {
+        at->lengths.assign(lengths.begin(), lengths.end());
+        at->offsets.resize(lengths.size());
+        std::exclusive_scan(at->lengths.begin(), at->lengths.end(), at->offsets.begin(), 0);
+        check_mpi(MPI_Iallgatherv(at->mine.data(), static_cast<int>(at->mine.size()), MPI_BYTE, at->all.data(),
+                                  at->lengths.data(), at->offsets.data(), MPI_BYTE, my.messages, request),
+                  "MPI_Iallgatherv");
+        return Collective::Posted::last;
+      }
+      at->offsets.resize(1);
+    }
+    // Each rank's text to all others, in pieces.
+    while (at->first == at->end && at->next_rank < my.size) {
+      at->end += static_cast<size_t>(lengths[static_cast<size_t>(at->next_rank)]);
+      if (at->next_rank == my.rank) std::memcpy(at->all.data() + at->first, at->mine.data(), at->mine.size());
+      ++at->next_rank;
+    }
+    if (at->first == at->end) return Collective::Posted::nothing;
+    const size_t bytes = std::min(static_cast<size_t>(my.longest_message), at->end - at->first);
+    check_mpi(MPI_Ibcast(at->all.data() + at->first, static_cast<int>(bytes), MPI_BYTE, at->next_rank - 1, my.messages,
+                         request),
+              "MPI_Ibcast");
+    at->first += bytes;
+    return Collective::Posted::more;
+  };
+  const std::vector<int64_t> lengths =
+      impl_->run(Call::of("World::all_gather"), next, static_cast<int64_t>(text.size()));
+  std::vector<std::string> texts;
+  size_t first = 0;
+  for (const int64_t length : lengths) {
+    texts.push_back(at->all.substr(first, static_cast<size_t>(length)));
+    first += static_cast<size_t>(length);
   }
   return texts;
 }
 
 void World::broadcast(void* data, std::size_t bytes, int root) {
-  constexpr std::size_t kMost = std::numeric_limits<int>::max() / 2;
-  for (std::size_t done = 0; done < bytes; done += kMost) {
-    auto part = std::make_shared<std::vector<char>>(std::min(kMost, bytes - done));
-    char* const at = static_cast<char*>(data) + done;
-    std::memcpy(part->data(), at, part->size());
-    impl_->run("MPI_Ibcast", part->size(), [part, root, this](MPI_Request* request) {
-      return MPI_Ibcast(part->data(), static_cast<int>(part->size()), MPI_BYTE, root, impl_->comm, request);
-    });
-    std::memcpy(at, part->data(), part->size());
-  }
+  auto part = std::make_shared<std::vector<char>>(std::min(static_cast<std::size_t>(impl_->longest_message), bytes));
+  char* const to = static_cast<char*>(data);
+  // The pieces that are done, or at the root are to go, are copied here: MPI may write to `part` after a failure.
+  const auto next = [part, bytes, to, root, under_way = std::size_t{0}, done = std::size_t{0}, this](
+                        const std::vector<int64_t>&, MPI_Request* request) mutable {
+    if (root != rank() && under_way > 0) std::memcpy(to + done, part->data(), under_way);
+    done += under_way;
+    under_way = std::min(part->size(), bytes - done);
+    if (under_way == 0) return Collective::Posted::nothing;
+    if (root == rank()) std::memcpy(part->data(), to + done, under_way);
+    check_mpi(MPI_Ibcast(part->data(), static_cast<int>(under_way), MPI_BYTE, root, impl_->messages, request),
+              "MPI_Ibcast");
+    return Collective::Posted::more;
+  };
+  const auto count = static_cast<int64_t>(bytes);
+  impl_->run(Call::of("World::broadcast", {.count = count, .bytes = count, .root = root}), next);
 }
 
 template <typename T>
-void World::Impl::sum(std::span<T> values, MPI_Datatype type) {
+void World::Impl::sum(std::span<T> values, MPI_Datatype type, const char* type_name) {
   auto copy = std::make_shared<std::vector<T>>(values.begin(), values.end());
-  run("MPI_Iallreduce", values.size_bytes(), [copy, type, this](MPI_Request* request) {
-    return MPI_Iallreduce(MPI_IN_PLACE, copy->data(), static_cast<int>(copy->size()), type, MPI_SUM, comm, request);
-  });
+  const auto next = [copy, type, first = std::size_t{0}, this](const std::vector<int64_t>&,
+                                                               MPI_Request* request) mutable {
+    const std::size_t count =
+        std::min(std::max<std::size_t>(1, static_cast<std::size_t>(longest_message) / sizeof(T)), copy->size() - first);
+    if (count == 0) return Collective::Posted::nothing;
+    check_mpi(
+        MPI_Iallreduce(MPI_IN_PLACE, copy->data() + first, static_cast<int>(count), type, MPI_SUM, messages, request),
+        "MPI_Iallreduce");
+    first += count;
+    return first < copy->size() ? Collective::Posted::more : Collective::Posted::last;
+  };
+  run(Call::of("World::sum", {.type = type_name,
+                              .count = static_cast<int64_t>(values.size()),
+                              .bytes = static_cast<int64_t>(values.size_bytes())}),
+      next);
   std::copy(copy->begin(), copy->end(), values.begin());
 }
 
-void World::sum(std::span<double> values) { impl_->sum(values, MPI_DOUBLE); }
-void World::sum(std::span<int64_t> values) { impl_->sum(values, MPI_INT64_T); }
+void World::sum(std::span<double> values) { impl_->sum(values, MPI_DOUBLE, "float64"); }
+void World::sum(std::span<int64_t> values) { impl_->sum(values, MPI_INT64_T, "int64"); }
 
 void World::together(const std::function<void()>& work) {
   std::string verdict;  // empty: done; else code, message and hint, each ended by a zero byte

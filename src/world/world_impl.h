@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lockstep/world.h"
+#include "world/collective.h"
 #include "world/comm_thread.h"
 #include "world/gpus.h"
 #include "world/watchdog.h"
@@ -20,9 +21,12 @@ namespace lockstep {
 /// Messages between hosts go out whole and at once up to this length, their header included (start_mpi).
 constexpr int kWholeMessageBytes = 320 * 1024;
 
+/// Longer data travel in pieces: MPI counts in an int.
+constexpr int64_t kLongestMessage = int64_t{1} << 30;
+
 struct World::Impl {
-  MPI_Comm comm = MPI_COMM_NULL;      // a duplicate of MPI_COMM_WORLD that returns errors
-  MPI_Comm messages = MPI_COMM_NULL;  // another, for the messages that our own collectives are made of
+  MPI_Comm comm = MPI_COMM_NULL;      // a duplicate of MPI_COMM_WORLD: headers of collectives, callers' messages
+  MPI_Comm messages = MPI_COMM_NULL;  // another: messages of our own collectives, and the data of MPI's
   MPI_Comm roll_call = MPI_COMM_NULL;
   std::unique_ptr<CommThread> comm_thread;
   Whereabouts where;
@@ -49,15 +53,19 @@ struct World::Impl {
   int exceptions_at_start = 0;
   std::shared_ptr<const char> life =
       std::make_shared<const char>();  // a weak one tells those who may outlive the World
+  int64_t longest_message = kLongestMessage;  // bytes; tests have shorter ones
 
   /// Whether the ranks' threads leave a core free for each rank.
   bool spare_core() const { return cores >= (threads + 1) * sharers; }
-  /// Runs one of MPI's nonblocking collectives to its end.
-  void run(const char* name, std::size_t bytes, RequestOperation::Post post);
+  /// Runs a collective to its end; gives the values of all ranks.
+  std::vector<int64_t> run(const Call& call, Collective::Next next = nullptr, int64_t value = 0);
+  /// Collective, at an orderly end: waits for what is under way, and until all ranks are here. Ends the process when
+  /// that does not come about: there is nobody to throw to.
+  void end_together(World& world) noexcept;
   /// flight-rank-N.json, where a folder is known. Any thread; never throws.
   void write_flight(const std::string& reason) noexcept;
   template <typename T>
-  void sum(std::span<T> values, MPI_Datatype type);
+  void sum(std::span<T> values, MPI_Datatype type, const char* type_name);
 };
 
 /// Throws Error (rank_lost) with MPI's own text when `code` is not MPI_SUCCESS.

@@ -44,6 +44,7 @@ CommThread::Watch watch_on(MPI_Comm comm, const Whereabouts& where, std::atomic<
   return {.comm = comm,
           .place = [](int rank) { return rank == world().rank() ? "" : fmt::format("rank {} on a host", rank); },
           .where = [&where] { return where.now(); },
+          .last_step = [&where] { return where.last_step(); },
           .on_asked = [&asked] { ++asked; }};
 }
 

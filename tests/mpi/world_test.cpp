@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <utility>
 
 #include "lockstep/error.h"
 #include "mpi_main.h"
+#include "world/world_impl.h"
 
 namespace lockstep {
 namespace {
@@ -62,6 +64,40 @@ TEST(World, TheLowestRankSpeaksWhenAllFail) {
     EXPECT_EQ(error.rank(), 0);
     EXPECT_EQ(error.code(), ExitCode::internal);
   }
+}
+
+TEST(World, IsRefusedWhereMpiIsInitialisedAlready) {
+  try {
+    World second;
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::launch);
+    EXPECT_NE(std::string(error.what()).find("initialised already"), std::string::npos) << error.what();
+  }
+}
+
+TEST(World, WaitsHalfAnHourUnlessToldOtherwise) { EXPECT_EQ(World::Options().deadline_s, 1800); }
+
+// Lengths that MPI cannot count are not for tests: pieces of 64 bytes stand for those of a gigabyte.
+TEST(World, LongMessagesTravelInPieces) {
+  int64_t& longest = world().impl().longest_message;
+  const int64_t usual = std::exchange(longest, 64);
+  for (const size_t bytes : {size_t{0}, size_t{64}, size_t{65}, size_t{1000}}) {
+    std::string text(bytes, static_cast<char>('a' + world().rank()));
+    const auto all = world().all_gather(text);
+    for (size_t rank = 0; rank < all.size(); ++rank) {
+      EXPECT_EQ(all[rank], std::string(bytes, static_cast<char>('a' + rank)));
+    }
+    std::vector<int64_t> values(bytes / 8);
+    std::iota(values.begin(), values.end(), world().rank());
+    world().sum(values);
+    const int64_t n = world().size();
+    for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(values[i], n * static_cast<int64_t>(i) + n * (n - 1) / 2);
+    std::string sent(bytes, world().rank() == world().size() - 1 ? 'r' : '-');
+    world().broadcast(sent.data(), bytes, world().size() - 1);
+    EXPECT_EQ(sent, std::string(bytes, 'r'));
+  }
+  longest = usual;
 }
 
 }  // namespace

@@ -123,8 +123,22 @@ int64_t AllreduceOperation::most_exchanged(const Options& options) {
   return options.several_hosts && options.size == 2 ? kShortBytesOfTwoHosts : kShortBytes;
 }
 
+int allreduce_tag(uint32_t number, const Call& call, uint32_t most) {
+  constexpr uint32_t kMarks = 1U << 16;
+  const uint32_t numbers = most / kMarks;
+  if (numbers < 1024) return static_cast<int>(number % most);
+  uint64_t mark = 1469598103934665603U;  // FNV-1a
+  const auto take = [&](uint64_t value) { mark = (mark ^ value) * 1099511628211U; };
+  take(static_cast<uint64_t>(call.count));
+  for (const char* text : {call.type, call.op}) {
+    for (; *text != '\0'; ++text) take(static_cast<unsigned char>(*text));
+    take(0);
+  }
+  return static_cast<int>((number % numbers) * kMarks + (mark >> 40) % kMarks);
+}
+
 AllreduceOperation::AllreduceOperation(Options options)
-    : MpiOperation("all-reduce", options.buffer.numel() * options.buffer.element_size()),
+    : MpiOperation("all-reduce", options.buffer.numel() * options.buffer.element_size(), options.call),
       my_(std::move(options)),
       data_(static_cast<char*>(my_.buffer.data_ptr())),
       element_bytes_(my_.buffer.element_size()),
@@ -179,7 +193,13 @@ void AllreduceOperation::begin_round() {
 }
 
 void AllreduceOperation::add(const char* values, char* to, int64_t count) {
-  check_mpi(MPI_Reduce_local(values, to, static_cast<int>(count), my_.type, my_.op), "MPI_Reduce_local");
+  constexpr int64_t kMost = int64_t{1} << 30;
+  for (int64_t done = 0; done < count; done += kMost) {
+    const int64_t offset = done * element_bytes_;
+    check_mpi(MPI_Reduce_local(values + offset, to + offset, static_cast<int>(std::min(kMost, count - done)), my_.type,
+                               my_.op),
+              "MPI_Reduce_local");
+  }
 }
 
 // Adding is commutative to the bit, so what matters is which are added first.

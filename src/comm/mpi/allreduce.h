@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "comm/range.h"
+#include "world/call.h"
 #include "world/comm_thread.h"
 
 namespace lockstep {
@@ -68,6 +69,10 @@ class ScratchPool {
   size_t bytes_ = 0;
 };
 
+/// The tag of the `number`-th all-reduce, where MPI has tags up to `most`. Ranks whose calls differ in length, type or
+/// operation have different tags (but once in 65536, or where tags are few), so their messages do not meet.
+int allreduce_tag(uint32_t number, const Call& call, uint32_t most);
+
 /// An all-reduce in place. `buffer` is dense; `tag` is the same on all ranks and no other's under way.
 class AllreduceOperation : public MpiOperation {
  public:
@@ -84,6 +89,7 @@ class AllreduceOperation : public MpiOperation {
     /// Whether op(a, b) has the bits of op(b, a), as sums have. The MIN and MAX of numbers that may be NaN or zeros of
     /// both signs have not: whole buffers are not exchanged for them, for each rank would then take its own first.
     bool same_either_way = true;
+    Call call = {};  ///< as other ranks may ask for it
   };
   explicit AllreduceOperation(Options options);
   ~AllreduceOperation() override;

@@ -12,7 +12,9 @@
 #include "comm/mpi/allreduce.h"
 #include "comm/mpi/types.h"
 #include "comm/shared/board.h"
+#include "world/collective.h"
 #include "world/comm_thread.h"
+#include "world/world_impl.h"
 
 namespace lockstep {
 
@@ -23,8 +25,11 @@ namespace lockstep {
 /// thread looks now and then in case that nobody does). Other operations are over when they return.
 /// Tensors may have any strides: dense ones are used in place, others through a contiguous copy. A tensor belongs to
 /// its operation until that is over.
-/// Types: MpiTypes::datatype. Collective: every rank makes the same calls in the same order with equal shapes and
-/// types, and equal strides for an all-reduce. Bits: an all-reduce (allreduce.h) gives the same bits on every rank,
+/// Types: all that lie densely in host memory are moved (broadcast, all-gather, send, receive); those of
+/// MpiTypes::datatype are added up. Lengths: any, in pieces of set_longest_message.
+/// Collective: every rank makes the same calls in the same order with equal shapes and
+/// types, and equal strides for an all-reduce. Where calls, lengths or types differ, every rank fails with an Error
+/// (ExitCode::internal) that names them. Bits: an all-reduce (allreduce.h) gives the same bits on every rank,
 /// whatever the transport or timing; at 1 and 2 ranks those of any correct reduction; with a power of two of ranks
 /// each element is summed in the binary tree over the ranks. Errors: wrong arguments throw c10::Error; an error of
 /// MPI or a passed deadline is the Work's error and its future's: Error (ExitCode::rank_lost).
@@ -43,6 +48,8 @@ class MpiBackend final : public c10d::Backend {
   void set_overlap(bool on) { overlap_ = on; }
   /// Local, alike on all ranks. Without, all-reduces end at once and leave each rank its own values: for measuring.
   void set_sending(bool on) { sending_ = on; }
+  /// Local, alike on all ranks. Bytes that one of MPI's calls may carry.
+  void set_longest_message(int64_t bytes) { longest_message_ = bytes; }
   /// Local. Memory where all-reduces need no copies; null when there is none (left).
   c10::DataPtr shared_memory(size_t bytes);
   /// Local. Returns when all-reduces and broadcasts under way have ended, well or not: as the Works tell, but without
@@ -73,8 +80,10 @@ class MpiBackend final : public c10d::Backend {
   template <typename Operation, typename... Arguments>
   Works under_way(c10d::OpType type, CommThread::Mode mode, std::vector<at::Tensor> tensors, Arguments&&... arguments);
   CommThread::Mode mode(bool in_place) const;
-  /// Brings one of MPI's nonblocking operations to its end; `tensors` are what it works on.
-  void run(const char* name, std::vector<at::Tensor> tensors, RequestOperation::Post post);
+  /// Brings a collective to its end; `tensors` are what it works on.
+  void run(const Call& call, std::vector<at::Tensor> tensors, Collective::Next next);
+  Works message(c10d::OpType type, const char* name, const at::Tensor& buffer, std::vector<at::Tensor> result, int peer,
+                int tag);
 
   MPI_Comm comm_;
   MPI_Comm messages_;
@@ -84,7 +93,8 @@ class MpiBackend final : public c10d::Backend {
   std::shared_ptr<SharedBoard> board_;
   std::atomic<bool> overlap_ = true;
   std::atomic<bool> sending_ = true;
-  std::atomic<uint32_t> next_tag_ = 0;
+  std::atomic<int64_t> longest_message_ = kLongestMessage;
+  std::atomic<uint32_t> next_allreduce_ = 0;
   uint32_t tags_ = 32767;
   std::mutex mutex_;
   std::vector<std::shared_ptr<MpiOperation>> under_way_;  // collectives

@@ -45,7 +45,7 @@ void add_floats(const char* first, const char* second, char* to, int64_t count) 
 }  // namespace
 
 SharedAllreduce::SharedAllreduce(Options options)
-    : MpiOperation("all-reduce", options.buffer.numel() * options.buffer.element_size()),
+    : MpiOperation("all-reduce", options.buffer.numel() * options.buffer.element_size(), options.call),
       my_(std::move(options)),
       board_(*my_.board),
       rank_(board_.memory().rank()),
@@ -127,17 +127,23 @@ void SharedAllreduce::look_at_others(Piece& piece) {
   for (int rank = 0; rank < size_; ++rank) {
     const SharedBoard::Piece& mine = board_.piece_of(rank_, piece.number);
     const SharedBoard::Piece& said = board_.piece_of(rank, piece.number);
-    if (said.bytes != mine.bytes || said.type != mine.type || said.op != mine.op) {
-      throw Error(ExitCode::internal,
-                  fmt::format("an all-reduce has {} bytes on rank {} and {} on rank {}, or another type or operation",
-                              mine.bytes, rank_, said.bytes, rank),
-                  "every rank must make the same calls in the same order, with tensors of equal shapes and types");
-    }
+    if (said.bytes != mine.bytes || said.type != mine.type || said.op != mine.op) tell_difference(piece);
     copies = copies && said.copied != 0;
     piece.values.push_back(board_.values(rank, said));
   }
   piece.everywhere = copies && (size_ == 2 || piece.range.count * element_bytes_ <= kFewBytes);
   piece.blocks_taken.assign(static_cast<size_t>(size_), 0);
+}
+
+void SharedAllreduce::tell_difference(const Piece& piece) const {
+  std::vector<CallOfRank> calls;
+  for (int rank = 0; rank < size_; ++rank) {
+    const SharedBoard::Piece& said = board_.piece_of(rank, piece.number);
+    calls.push_back({.place = fmt::format("rank {}", rank),
+                     .call = my_.call_of(said.bytes, said.type, said.op),
+                     .number = collective()});
+  }
+  throw Disagreement(calls);
 }
 
 bool SharedAllreduce::add_up(size_t index) {

@@ -5,12 +5,14 @@
 #include <mpi.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "comm/range.h"
 #include "comm/shared/board.h"
+#include "world/call.h"
 #include "world/comm_thread.h"
 
 namespace lockstep {
@@ -28,6 +30,9 @@ class SharedAllreduce : public MpiOperation {
     MPI_Comm comm;
     int32_t op_name;  ///< c10d's
     std::shared_ptr<SharedBoard> board;
+    Call call;  ///< as other ranks may ask for it
+    /// The call of a rank that has said these bytes, type and operation.
+    std::function<Call(int64_t bytes, int32_t type, int32_t op_name)> call_of;
   };
   explicit SharedAllreduce(Options options);
 
@@ -54,6 +59,7 @@ class SharedAllreduce : public MpiOperation {
 
   bool all_are_at(uint64_t number, uint64_t step) const;
   void look_at_others(Piece& piece);
+  [[noreturn]] void tell_difference(const Piece& piece) const;
   Range part(const Piece& piece, int rank) const;  // of the piece
   int64_t blocks(int64_t elements) const { return (elements + block_ - 1) / block_; }
   Range block(const Range& range, int64_t index) const;
