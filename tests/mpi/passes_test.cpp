@@ -153,6 +153,7 @@ TEST(Passes, TwoForwardsBeforeOneBackwardWorkWithABufferThatTheGraphKeeps) {
     Scaled() {
       layer = register_module("layer", Linear(6, 3));
       scale = register_buffer("scale", at::full({3}, 2));
+      register_buffer("another", at::full({3}, 2));
     }
     at::Tensor forward(const at::Tensor& x) { return layer->forward(x) * scale; }
     Linear layer{nullptr};
@@ -265,6 +266,10 @@ TEST(Passes, SeveralBackwardPassesOverOneForwardAddUpUnderNoSync) {
     const at::Tensor y = ddp.forward(mine());
     y.square().mean().backward({}, /*retain_graph=*/true);
     y.abs().mean().backward();
+    const auto local = layers();
+    const at::Tensor same = local->forward(mine());
+    (same.square().mean() + same.abs().mean()).backward();
+    expect_gradients_of(*net, *local);  // nothing was averaged
   }
   loss(ddp.forward(mine())).backward();
   const auto alone = layers();
