@@ -10,7 +10,6 @@
 #include <system_error>
 
 #include "lockstep/error.h"
-#include "lockstep/model.h"
 #include "lockstep/settings.h"
 #include "store/checkpoint_folder.h"
 #include "store/files.h"

@@ -16,6 +16,7 @@
 #include "train/fault.h"
 #include "train/gradients.h"
 #include "train/resume.h"
+#include "train/run_files.h"
 
 namespace lockstep {
 

@@ -16,6 +16,7 @@ class CheckpointWriter;
 class Fault;
 class Gradients;
 class Optimizer;
+class RunFiles;
 class World;
 
 /// Parameters and what the optimizer keeps for them: what all replicas must hold alike.
