@@ -4,9 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "lockstep/cifar10.h"
+#include "lockstep/error.h"
 #include "lockstep/version.h"
 #include "lockstep/world.h"
 #include "log/text.h"
@@ -15,6 +17,15 @@
 
 namespace lockstep {
 namespace {
+
+// What --recipe says by itself, if it is one that can be read: of a run that goes on it is not.
+std::optional<Settings> settings_of(const std::string& recipe) {
+  try {
+    return load_recipe(recipe);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
 
 // "optim.lr = 0.02, train.epochs = 3": what is not as in the recipe, but for what other rows say.
 std::string changes_of(const Settings& settings, const Settings& recipe) {
@@ -110,8 +121,8 @@ std::string banner(World& world, const Settings& settings, const Plan& plan, con
   row("run", facts.out);
   if (!facts.fault.empty()) row("FAULT", facts.fault + " (planted by LOCKSTEP_FAULT)");
   row("network", fmt::format("{}, {} parameters", settings.model_name, grouped(values_in(parameters))));
-  if (facts.settings_of_recipe) {
-    const std::string changes = changes_of(settings, *facts.settings_of_recipe);
+  if (const auto recipe = settings_of(facts.recipe)) {
+    const std::string changes = changes_of(settings, *recipe);
     row("settings", changes.empty() ? "all as in the recipe; config.toml has them"
                                     : changes + "; others as in the recipe, all in config.toml");
   }

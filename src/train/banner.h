@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <string>
 
 #include "lockstep/settings.h"
@@ -16,8 +15,7 @@ class World;
 
 struct BannerFacts {
   std::string recipe;
-  std::optional<Settings> settings_of_recipe;  ///< nothing: none are compared
-  std::size_t columns = 80;                    ///< that a line may take
+  std::size_t columns = 80;  ///< that a line may take
   std::string out;
   std::string fault;                ///< planted for a test; empty: none
   bool overlap = false;             ///< gradients travel while backward computes

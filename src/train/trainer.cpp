@@ -72,15 +72,6 @@ at::Tensor first_images(const Cifar10& set, int64_t count, const Augmentation& s
   return images;
 }
 
-// For people: what --recipe says by itself, if it is one that can be read.
-std::optional<Settings> recipe_settings(const std::string& recipe) {
-  try {
-    return load_recipe(recipe);
-  } catch (const Error&) {
-    return std::nullopt;
-  }
-}
-
 // Between ranks of one host an update is sent in less time than it is made. Over a network that depends on it, and on
 // GPUs it has never run.
 Division division(World& world, const Settings& settings) {
@@ -216,7 +207,6 @@ TrainResult train(World& world, const TrainRequest& request) {
   const double slower = settings.train_virtual_ranks > 0 ? gradients.cost_of_virtual_ranks() : 0;
   const std::string opening = banner(world, settings, plan, named_parameters(*net), *train_set, *test_set,
                                      {.recipe = request.recipe,
-                                      .settings_of_recipe = recipe_settings(request.recipe),
                                       .columns = log ? log->columns() : 0,
                                       .out = result.out,
                                       .fault = fault->text(),
