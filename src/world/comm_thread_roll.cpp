@@ -124,9 +124,10 @@ void CommThread::doubt(Clock::time_point now) {
                             active_[0]->text()),
                 "look at what that rank has said, then start again from the last weights");
   }
-  const auto found = std::find_if(active_.begin(), active_.end(), [](const auto& operation) {
-    return operation->collective_ > 0 || operation->peer() >= 0;
-  });
+  auto found = std::find_if(active_.begin(), active_.end(), [](const auto& one) { return one->collective_ > 0; });
+  if (found == active_.end()) {
+    found = std::find_if(active_.begin(), active_.end(), [](const auto& one) { return one->peer() >= 0; });
+  }
   if (found == active_.end() || now - (*found)->submitted_ < kFirstDoubt) return;
   const MpiOperation& waiting = **found;
   if (doubted_ != waiting.number_) {
