@@ -135,7 +135,7 @@ void CommThread::doubt(Clock::time_point now) {
     doubt_pause_ = kFirstDoubt;
     next_doubt_ = now;
   }
-  if (now >= next_doubt_) {
+  if (now >= next_doubt_ && !asked_at_) {  // a new question would void the answers that a late operation waits for
     const auto longest = kLongestDoubt + std::chrono::seconds(roll_call_->answers().size() / kRanksOfASecond);
     doubt_pause_ = std::min<Clock::duration>(2 * doubt_pause_, longest);
     next_doubt_ = now + doubt_pause_;
