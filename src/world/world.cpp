@@ -18,7 +18,6 @@
 #include "world/gpu_part.h"
 #include "world/last_words.h"
 #include "world/launcher.h"
-#include "world/plain_error.h"
 #include "world/world_impl.h"
 
 namespace lockstep {
