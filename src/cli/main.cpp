@@ -42,7 +42,7 @@ constexpr const char* kUsage = R"(Lockstep trains LibTorch models in parallel ov
   lockstep info       what a run or a file of weights holds
   lockstep data       get, check or make the data set
   lockstep bench      how fast the ranks communicate
-  lockstep --version  versions of Lockstep, LibTorch, MPI and the compiler
+  lockstep --version  versions of Lockstep, LibTorch, MPI and the compiler; whose kernels
 
 `lockstep COMMAND --help` lists the flags of a command. Several ranks: mpirun -n 4 lockstep train …
 )";

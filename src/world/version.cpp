@@ -20,8 +20,9 @@ std::string versions() {
   const std::string mpi_text = std::string(mpi, static_cast<size_t>(length));
   std::string problem;
   const GpuPart* part = load_gpu_part(problem);
-  return fmt::format("lockstep {}\nLibTorch {}\nMPI {}\ncompiler GCC {}\nGPUs {}\n", version(), TORCH_VERSION,
-                     mpi_text.substr(0, mpi_text.find_first_of(",\n")), __VERSION__,
+  return fmt::format("lockstep {}\nLibTorch {}\nMPI {}\ncompiler GCC {}\nkernels {}\nGPUs {}\n", version(),
+                     TORCH_VERSION, mpi_text.substr(0, mpi_text.find_first_of(",\n")), __VERSION__,
+                     LOCKSTEP_HAS_KERNELS != 0 ? "Lockstep's" : "LibTorch's",
                      part != nullptr ? part->versions() : "none: " + problem);
 }
 

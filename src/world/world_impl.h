@@ -52,7 +52,7 @@ struct World::Impl {
   std::function<void()> before_end;  // what comm does at an orderly end, before the group goes
   int exceptions_at_start = 0;
   std::shared_ptr<const char> life =
-      std::make_shared<const char>();  // a weak one tells those who may outlive the World
+      std::make_shared<const char>();         // a weak one tells those who may outlive the World
   int64_t longest_message = kLongestMessage;  // bytes; tests have shorter ones
 
   /// Whether the ranks' threads leave a core free for each rank.
