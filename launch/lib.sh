@@ -114,7 +114,7 @@ run_apart() {
   "${tether[@]}" "$@" &
   child=$!
   set +m
-  bound='' late=''
+  bound='' late='' here=''
   [ -z "$asked" ] || pass_request_on # it came between the start and the line above
   while :; do
     heard=
@@ -135,6 +135,7 @@ run_apart() {
 bound_end() {
   heard=yes
   if [ -z "$bound" ]; then
+    ! has_ranks "${child:-$!}" 2>/dev/null || here=yes
     set -m # so that a kill of its group ends its sleep too
     end_late "${child:-$!}" &
     bound=$!
@@ -144,7 +145,7 @@ bound_end() {
   fi
 }
 
-# end_late PID: 15 s after its last rank here, or 5 minutes after the error, a SIGKILL for this mpirun and its children, the ways to other
+# end_late PID: 15 s after its last rank here (if it has some), or 5 minutes after the error, a SIGKILL for this mpirun and its children, the ways to other
 # hosts among them; the daemons that it can reach end with it. (At a SIGTERM an mpirun that already ends a job crashes, and says so on a page.)
 end_late() {
   local i pids=() without=0
@@ -153,7 +154,8 @@ end_late() {
     sleep 0.1
     # shellcheck disable=SC2015
     kill -0 "$1" && kill -0 $$ || return
-    if has_ranks "$1"; then without=0; else without=$((without + 1)); fi
+    if has_ranks "$1"; then here=yes without=0; else without=$((without + 1)); fi
+    [ -n "$here" ] || without=0
   done 2>/dev/null
   say "run: mpirun has not ended with the ranks of this host, so another host does not answer; ending mpirun"
   kill -USR2 $$

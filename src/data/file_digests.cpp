@@ -66,11 +66,11 @@ std::vector<std::string> file_digests(const std::vector<Cifar10::Source>& files,
       know_digest(file.identity, digests[i]);
     }
   };
-  std::vector<std::thread> others;
+  std::vector<std::jthread> others;  // joined also if a later one cannot start
   const auto wanted = std::min<std::size_t>(static_cast<std::size_t>(std::max(1, threads)), files.size());
   for (std::size_t i = 1; i < wanted; ++i) others.emplace_back(work);
   work();
-  for (std::thread& other : others) other.join();
+  others.clear();
   return digests;
 }
 

@@ -96,6 +96,10 @@ std::string load_state_dict(torch::nn::Module& module, const NamedTensors& tenso
                               tensors.empty() ? "" : fmt::format(" (the first one in it is {})", tensors[0].first)),
                   hint);
     }
+    if (found->second.is_complex() && !tensor.is_complex()) {
+      throw Error(ExitCode::damaged, fmt::format("{}: the tensor {} is complex, expected a real one", where, name),
+                  hint);
+    }
     if (found->second.sizes() != tensor.sizes()) {
       throw Error(ExitCode::damaged,
                   fmt::format("{}: the tensor {} has the shape [{}], expected [{}]", where, name,

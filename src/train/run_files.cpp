@@ -169,11 +169,14 @@ void RunFiles::add_those_of(const Settings& settings, int ranks) {
     throw Error(ExitCode::usage, fmt::format("{}/{} is not a file of this run, which would replace it", folder_, name),
                 "move it away, or choose another --out");
   };
+  std::vector<std::string> flights;
+  for (int rank = 0; rank < ranks; ++rank) flights.push_back(fmt::format("flight-rank-{}.json", rank));
   for (const std::string& name : names_in(folder_)) {
     if (has(name)) continue;
     const int64_t epoch = epoch_of(name, settings.model_name);
     const bool always = std::find(kAlways.begin(), kAlways.end(), name) != kAlways.end();
-    if (always || name == kList || (epoch >= 0 && epoch < settings.train_epochs)) {
+    const bool flight = std::find(flights.begin(), flights.end(), name) != flights.end();
+    if (always || flight || name == kList || (epoch >= 0 && epoch < settings.train_epochs)) {
       if (name != kList || !has_list_) refuse(name);
     }
   }
@@ -184,7 +187,7 @@ void RunFiles::add_those_of(const Settings& settings, int ranks) {
   }
   add(kAlways);
   add({kCheckpoints});
-  for (int rank = 0; rank < ranks; ++rank) add({fmt::format("flight-rank-{}.json", rank)});
+  add(flights);
 }
 
 void RunFiles::write() {

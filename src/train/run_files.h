@@ -14,7 +14,8 @@ struct Settings;
 /// and touches no other file. A folder that a version without the list wrote gets one from what its config.toml, owner
 /// and checkpoints say; a file of which they do not tell that it is the run's is not in it.
 ///
-/// Local; rank 0 only. The list is durable before a file that it names first comes into being.
+/// Local; rank 0 only. The list is durable before a file of weights that it names first comes into being; at a start it
+/// follows the first files at once.
 class RunFiles {
  public:
   static constexpr const char* kList = "files.txt";

@@ -61,12 +61,21 @@ LaterCheckpoints later_checkpoints(const std::string& folder, int64_t step, bool
 }
 
 // True when what lies in the folder is at most the beginning of a run that ended before its first checkpoint (of which
-// there is none), so that nothing is lost when the run begins again.
+// there is none), so that nothing is lost when the run begins again. Without a list any weights may be the run's.
 bool holds_no_weights(const std::string& folder, const RunFiles& files) {
-  return std::none_of(files.names().begin(), files.names().end(), [&](const std::string& name) {
+  const auto weights = [&](const std::string& name) {
     std::error_code error;
     return name.ends_with(".pth") && fs::exists(folder + "/" + name, error);
-  });
+  };
+  const std::vector<std::string> others = files.has_list() ? std::vector<std::string>() : files.others();
+  return std::none_of(files.names().begin(), files.names().end(), weights) &&
+         std::none_of(others.begin(), others.end(), weights);
+}
+
+// What the owner of until now has added to the list since it was read here.
+void add_late_names(const std::string& folder, RunFiles& files) {
+  const RunFiles now(folder);
+  if (now.has_list()) files.add({now.names().begin(), now.names().end()});
 }
 
 // Goes on in the run's own folder, and makes it what it was at the checkpoint: good checkpoints of later steps go,
@@ -84,6 +93,7 @@ void go_on(const ResumePoint& from, const std::string& folder, bool overwrite, c
     files.write();  // it holds what only the old owner's token tells, which goes now
   }
   taken.owner.emplace(folder, restart_count());  // before anything changes: who wrote here until now must stop
+  add_late_names(folder, files);
   const auto must = [](const std::error_code& error, const std::string& path) {
     if (error) throw file_error("remove or rename", path, error.value());
   };
@@ -132,7 +142,7 @@ TakenFolder take_run_folder(const std::string& folder, const TrainRequest& reque
                             int ranks) {
   const std::string config = to_toml(request.settings);
   make_folder(folder);
-  const RunFiles old(folder);
+  RunFiles old(folder);
   TakenFolder taken{.files = old};
   if (from != nullptr && !from->run.empty() && same_folder(from->run, folder)) {
     taken.same_run = true;
@@ -147,6 +157,7 @@ TakenFolder take_run_folder(const std::string& folder, const TrainRequest& reque
   }
   taken.files.add_those_of(request.settings, ranks);
   taken.owner.emplace(folder, restart_count());
+  add_late_names(folder, old);
   old.remove_all({"owner"});
   for (const std::string& name : old.names()) {
     if (epoch_of(name) >= 0 || name.starts_with("events.out.tfevents.")) taken.files.drop(name);

@@ -127,8 +127,9 @@ std::string with_value(std::string_view meant, std::string value) {
       }
     }
   }
-  for (size_t at = text.find("{}"); at != std::string::npos; at = text.find("{}")) {
-    text.replace(at, 2, value.empty() ? "VALUE" : value);
+  const std::string shown = value.empty() ? "VALUE" : value;
+  for (size_t at = text.find("{}"); at != std::string::npos; at = text.find("{}", at + shown.size())) {
+    text.replace(at, 2, shown);
   }
   return text;
 }

@@ -254,6 +254,14 @@ void CommThread::wait_all() {
   drive([&] { return unfinished_.load() == 0; }, std::chrono::nanoseconds::max());
 }
 
+bool CommThread::wait_for_messages(std::chrono::nanoseconds timeout) {
+  const auto none = [&] {
+    const std::lock_guard lock(mutex_);
+    return std::none_of(active_.begin(), active_.end(), [](const auto& operation) { return operation->peer() >= 0; });
+  };
+  return drive(none, timeout);
+}
+
 void CommThread::run(const std::shared_ptr<MpiOperation>& operation) {
   submit(operation, Mode::in_wait);
   wait(*operation);

@@ -155,6 +155,9 @@ class CommThread {
   /// Returns when all that was submitted so far has finished, well or not.
   void wait_all();
 
+  /// Returns when no message to or from another rank is under way; false when `timeout` passed first.
+  bool wait_for_messages(std::chrono::nanoseconds timeout);
+
   /// submit and wait.
   void run(const std::shared_ptr<MpiOperation>& operation);
 
@@ -252,7 +255,8 @@ class CommThread {
   uint64_t doubted_ = 0;                       // the operation that doubt() has asked for
   Clock::duration doubt_pause_{};
   Clock::time_point next_doubt_;
-  bool doubt_open_ = false;  // its answers are awaited
+  bool doubt_open_ = false;                        // its answers are awaited
+  std::optional<Clock::time_point> ending_since_;  // when its other rank was first heard to have left in order
   struct Left {
     int rank;
     Clock::time_point at;

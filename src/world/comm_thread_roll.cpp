@@ -22,7 +22,7 @@ constexpr milliseconds kAnswer{1000};
 constexpr milliseconds kFirstDoubt{1000};
 constexpr milliseconds kLongestDoubt{5000};
 constexpr int kRanksOfASecond = 16;
-// How long a message may wait for a rank that has left in order: it may still be on its way.
+// How long a message may wait for a rank that is known to have left in order: it may still be on its way.
 constexpr milliseconds kOnItsWay{3000};
 // How long a rank waits for one that has left after an error before it says so itself: that rank has told more, and its
 // end makes the launcher end the job.
@@ -132,6 +132,7 @@ void CommThread::doubt(Clock::time_point now) {
   const MpiOperation& waiting = **found;
   if (doubted_ != waiting.number_) {
     doubted_ = waiting.number_;
+    ending_since_.reset();
     doubt_pause_ = kFirstDoubt;
     next_doubt_ = now;
   }
@@ -146,9 +147,11 @@ void CommThread::doubt(Clock::time_point now) {
   doubt_open_ = false;
   compare_calls(waiting);
   const int peer = waiting.peer();
-  if (peer < 0 || now - waiting.submitted_ < kOnItsWay) return;
+  if (peer < 0) return;
   const auto& there = roll_call_->answers()[static_cast<size_t>(peer)];
-  if (there && there->ending) {
+  if (!there || !there->ending) return;
+  if (!ending_since_) ending_since_ = now;
+  if (now - *ending_since_ >= kOnItsWay) {
     throw Disagreement(
         {own_call(Call::of(waiting.name_.c_str()), waiting.number_), call_of(peer, Call::of(kEndOfJob), 0, *there)});
   }

@@ -101,7 +101,7 @@ std::optional<SeparateTasks> tasks_of_srun() {
   if (tasks <= 1) return std::nullopt;
   return SeparateTasks{"srun", tasks, number("SLURM_PROCID", 0),
                        "start them with `srun --mpi=pmix` (`srun --mpi=list` shows whether this Slurm has it), or use "
-                       "mpirun in place of srun"};
+                       "mpirun in place of srun; unset SLURM_STEP_NUM_TASKS if it is one process and not of a step"};
 }
 
 std::optional<SeparateTasks> tasks_of_another_mpi() {

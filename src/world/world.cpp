@@ -18,6 +18,7 @@
 #include "world/gpu_part.h"
 #include "world/last_words.h"
 #include "world/launcher.h"
+#include "world/plain_error.h"
 #include "world/world_impl.h"
 
 namespace lockstep {
@@ -159,6 +160,7 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
   }
   set_threads(options.threads);
   set_deadline(options.deadline_s);
+  world.chose_deadline = options.deadline_s != Options().deadline_s;
   try {
     choose_device(options.device, options.interface);
   } catch (const AgreedError&) {
@@ -166,6 +168,11 @@ World::World(const Options& options) : impl_(std::make_unique<Impl>()) {
     world.watchdog.reset();
     world.comm_thread.reset();
     MPI_Finalize();
+    throw;
+  } catch (...) {
+    world.comm_thread->announce_leaving();
+    world.watchdog.reset();
+    world.comm_thread.reset();  // its thread reads what would be destroyed before it
     throw;
   }
 }
@@ -175,7 +182,16 @@ World::~World() {
   int finalized = 0;
   MPI_Finalized(&finalized);
   const bool unwinding = std::uncaught_exceptions() > world.exceptions_at_start;
-  const bool failed = world.comm_thread->failed();
+  // A message that the other side never answers would keep this rank from the end in which all meet.
+  const bool forgot_message = finalized == 0 && !unwinding && !world.comm_thread->failed() &&
+                              !world.comm_thread->wait_for_messages(std::chrono::seconds(5));
+  if (forgot_message) {
+    print_warning(fmt::format("at the end of the job a {} is under way, and no rank completes it: the job cannot end "
+                              "in order",
+                              world.comm_thread->under_way().at(0)),
+                  "wait() for every message before the World ends");
+  }
+  const bool failed = forgot_message || world.comm_thread->failed();
   // MPI_Finalize waits for every rank. With an exception on its way the others may never come: leave without, and
   // the launcher, which sees a process end that did not finalize, ends the job. Until then they are told.
   if (finalized == 0 && (unwinding || failed)) world.comm_thread->announce_leaving();
@@ -220,7 +236,8 @@ void World::Impl::end_together(World& owner) noexcept try {
                   "call wait() on what a collective returns: until then its tensors are not to be used");
   }
   if (size > 1) run(Call::of(kEndOfJob), nullptr, where.last_step());
-} catch (const Error& error) {
+} catch (const std::exception& exception) {
+  const Error error = plain_error(exception);
   // Ranks that are in calls which throw speak first, and their end is that of the job.
   std::this_thread::sleep_for(std::chrono::seconds(3) + std::chrono::milliseconds(100) * std::min(rank, 20));
   print_error(error, place_of(owner));
@@ -283,6 +300,7 @@ void give_gpus(World& world, DeviceWish wish, const VisibleGpus& mine) {
 }
 
 void World::set_deadline(double seconds) {
+  impl_->chose_deadline = true;
   impl_->comm_thread->set_deadline(seconds);
   if (seconds > 0 && !impl_->watchdog) impl_->watchdog = std::make_unique<Watchdog>(*this);
 }

@@ -51,6 +51,7 @@ struct World::Impl {
       process_group;                 // a c10::intrusive_ptr<c10d::ProcessGroup>; comm makes it, and it goes before MPI
   std::function<void()> before_end;  // what comm does at an orderly end, before the group goes
   int exceptions_at_start = 0;
+  bool chose_deadline = false;  // the program named one
   std::shared_ptr<const char> life =
       std::make_shared<const char>();         // a weak one tells those who may outlive the World
   int64_t longest_message = kLongestMessage;  // bytes; tests have shorter ones

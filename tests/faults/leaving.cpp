@@ -18,6 +18,8 @@
 
 namespace {
 
+c10::intrusive_ptr<c10d::Work> kept;
+
 c10::intrusive_ptr<c10d::Work> sum(lockstep::World& world) {
   std::vector<at::Tensor> tensors = {at::ones({1000})};
   return world.process_group()->allreduce(tensors);
@@ -52,6 +54,9 @@ void work(lockstep::World& world, const std::string& way) {
   } else if (way == "lengths") {
     std::vector<double> values(second ? 3 : 2, 1.0);
     world.sum(values);
+  } else if (way == "open") {  // nobody sends
+    std::vector<at::Tensor> tensors = {at::empty({10})};
+    kept = world.process_group()->recv(tensors, second ? 0 : 1, 0);
   } else if (way == "message" && !second) {
     std::vector<at::Tensor> tensors = {at::empty({10})};
     world.process_group()->recv(tensors, 1, 0)->wait();

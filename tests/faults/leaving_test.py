@@ -28,6 +28,12 @@ class LeavingTest(LockstepTest):
     def test_a_rank_that_leaves_without_sending_is_named(self):  # ctest: waits
         self.assert_refused(self.leaving("message"), INTERNAL, "rank 1 on", "left the job in order", "receive", within_s=20)
 
+    def test_a_receive_that_nobody_answers_does_not_hold_up_the_end(self):  # ctest: waits
+        result = self.leaving("open")
+        self.assertNotEqual(result.rc, 0, str(result))
+        self.assertIn("at the end of the job a receive", result.stderr, str(result))
+        self.assertLess(result.seconds, 25, str(result))
+
     def test_collectives_that_nobody_waited_for_are_waited_for_at_the_end(self):  # ctest: waits
         result = self.leaving("forgotten")
         self.assertEqual(result.rc, 0, str(result))

@@ -67,6 +67,14 @@ TEST(RunFiles, AFileOfAnotherIsNeitherClaimedNorReplaced) {
   expect_error(ExitCode::io, {"sjnet_3.pth", "not this run's"}, [&] { files.claim("sjnet_3.pth"); });
 }
 
+TEST(RunFiles, AFlightRecordThatSomebodyKeptIsInTheWay) {
+  const TemporaryFolder folder;
+  put_file(folder / "flight-rank-1.json", "kept for a report");
+  RunFiles(folder.path()).add_those_of(Settings(), 1);
+  expect_error(ExitCode::usage, {"flight-rank-1.json", "not a file of this run"},
+               [&] { RunFiles(folder.path()).add_those_of(Settings(), 2); });
+}
+
 TEST(RunFiles, RemovesItsOwnAndWhatAKilledWriterLeftOfThem) {
   const TemporaryFolder folder;
   std::filesystem::create_directory(folder / "checkpoints");

@@ -22,6 +22,8 @@ std::string meant(const Flags& flags, const std::string& word, const std::string
       word, value, [&](const std::string& flag) { return std::find(flags.begin(), flags.end(), flag) != flags.end(); });
 }
 
+TEST(Synonyms, AValueWithBracesIsShownAsItIs) { EXPECT_EQ(meant(kTrain, "--output", "runs/{}"), "--out runs/{}"); }
+
 TEST(Synonyms, FlagsOfOtherProgramsAreSettings) {
   for (const char* word : {"--lr", "--learning-rate", "--learning_rate", "-lr", "--LR"}) {
     EXPECT_EQ(meant(kTrain, word, "0.1"), "--set optim.lr=0.1") << word;
